@@ -1,0 +1,39 @@
+"""torchgraft: warm-start any PyTorch network from any trained one, in milliseconds, with no training.
+
+    >>> import torchgraft as tg
+    >>> from torch import nn
+    >>> small, wide = nn.Linear(4, 2), nn.Linear(4, 3)
+    >>> tg.transfer(small, wide).counts()
+    {'resized': 2}
+"""
+
+from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer
+from torchgraft.errors import ApplyError, CheckpointError, GraftError, PinError, PlanError, SpecError
+from torchgraft.plan import Plan, Report
+from torchgraft.records import Element, Layer, Match, Pair, TensorPlan
+from torchgraft.score import pairwise
+
+__all__ = [
+    "ApplyError",
+    "CheckpointError",
+    "Element",
+    "GraftError",
+    "Layer",
+    "Match",
+    "Pair",
+    "PinError",
+    "Plan",
+    "PlanError",
+    "Ranking",
+    "Report",
+    "SpecError",
+    "TensorPlan",
+    "apply",
+    "pairwise",
+    "plan",
+    "rank",
+    "similarity",
+    "transfer",
+]
+
+__version__ = "0.1.0"

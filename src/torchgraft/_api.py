@@ -1,0 +1,244 @@
+"""The public functions: plan, apply, transfer, similarity, rank."""
+
+from __future__ import annotations
+
+__all__ = ["Ranking", "apply", "plan", "rank", "similarity", "transfer"]
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from torch import nn
+
+from torchgraft.errors import ApplyError, SpecError, choose
+from torchgraft.match import Matcher
+from torchgraft.match.pins import Pins
+from torchgraft.network import read_module, unwrap
+from torchgraft.origin import Factory, ModelLike, Origin, open_origin, open_target
+from torchgraft.plan import Plan, Report
+from torchgraft.records import Network
+from torchgraft.score import Scorer
+from torchgraft.similarity import MEASURES, both_directions
+from torchgraft.standardize import Standardizer
+from torchgraft.transfer.apply import apply_plan
+from torchgraft.transfer.operators import Operator
+from torchgraft.transfer.planning import Method, customized, make_plan
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that :func:`plan` and :func:`transfer` share.
+
+    method: ``"graft"`` (default) or ``"dpiat"`` (arXiv:2212.13970 to the letter).
+    standardizer, scorer, matcher, operator: a stage to replace, by name or by a function of yours.
+    exponent: ``x`` of the run weight ``f(d) = d**-x``, between 0 and 1 (the paper: 0.5).
+    pins: ``{target path: source path}``, whole subtrees too, that must be matched with each other.
+    exclude_target, exclude_source: paths to leave out.
+    labels: ``{target class: source class}``, where the classes of the two heads correspond otherwise than by position.
+    factory: the model (spec or function) that a state dict or a checkpoint belongs to.
+    seed: seed of every random draw.
+    allow_nonfinite: accept NaN and infinite weights in a file.
+    """
+
+    method: str
+    standardizer: str | Standardizer
+    scorer: str | Scorer
+    matcher: str | Matcher
+    operator: str | Operator
+    exponent: float
+    pins: Mapping[str, str]
+    exclude_target: Sequence[str]
+    exclude_source: Sequence[str]
+    labels: Mapping[int, int]
+    factory: Factory
+    seed: int
+    allow_nonfinite: bool
+
+
+def plan(source: ModelLike, target: ModelLike, **options: Unpack[Options]) -> Plan:
+    """Plan the transfer from ``source`` to ``target`` from names, kinds and shapes alone.
+
+    Either side may be a module (also on the meta device), a state dict, a model spec (``"timm:resnet50"``) or the path
+    of a checkpoint, of which only the header is read. See :class:`Options` for the keyword arguments.
+
+    Raises:
+        SpecError: an unknown method, strategy or model.
+        PinError: a pin or an exclusion that cannot hold.
+        CheckpointError: a file that cannot be read.
+
+    >>> from torch import nn
+    >>> plan(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))).pairs()
+    (('0', '0'), ('1', '1'))
+    """
+    network = open_target(target, meta=True, seed=options.get("seed", 0))[1]
+    origin = _origin(source, network, True, options)
+    return _plan(origin, network, options)
+
+
+def _origin(source: ModelLike, like: Network, meta: bool, options: Options) -> Origin:
+    return open_origin(
+        source,
+        factory=options.get("factory"),
+        like=like,
+        meta=meta,
+        seed=options.get("seed", 0),
+        allow_nonfinite=options.get("allow_nonfinite", False),
+    )
+
+
+def _method(options: Options) -> Method:
+    return customized(
+        options.get("method", "graft"),
+        options.get("standardizer"),
+        options.get("scorer"),
+        options.get("matcher"),
+        options.get("operator"),
+        options.get("exponent"),
+    )
+
+
+def _plan(origin: Origin, network: Network, options: Options) -> Plan:
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise SpecError(f"unknown option {sorted(unknown)[0]!r} (valid: {', '.join(Options.__annotations__)})")
+    pins = Pins(
+        tuple(options.get("pins", {}).items()),
+        tuple(options.get("exclude_target", ())),
+        tuple(options.get("exclude_source", ())),
+    )
+    return make_plan(
+        network,
+        origin.network,
+        _method(options),
+        options.get("method", "graft"),
+        pins=pins,
+        labels=options.get("labels"),
+        seed=options.get("seed", 0),
+    )
+
+
+def apply(
+    plan: Plan,
+    source: ModelLike,
+    target: nn.Module,
+    *,
+    operator: Operator | None = None,
+    factory: Factory | None = None,
+    seed: int = 0,
+    allow_nonfinite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Write the planned weights into ``target``, in place, and report what became of every tensor.
+
+    Args:
+        plan: from :func:`plan` or :meth:`Plan.from_json`.
+        source: the weights that the plan was made for.
+        target: the module that the plan was made for; one on the meta device is materialized.
+        operator: the function behind a plan that was made with an operator of yours.
+        factory: the model that a state dict or a checkpoint belongs to.
+        seed: seed of every random draw.
+        allow_nonfinite: accept NaN and infinite weights in a file.
+        progress: called with the path of every finished target layer.
+
+    Raises:
+        ApplyError: the plan does not fit; the target is untouched.
+    """
+    origin = open_origin(source, factory=factory, seed=seed, allow_nonfinite=allow_nonfinite)
+    return _apply(plan, origin, target, operator, seed, progress)
+
+
+def _apply(
+    plan: Plan,
+    origin: Origin,
+    target: nn.Module | None,
+    operator: Operator | None,
+    seed: int,
+    progress: Callable[[str], None] | None,
+) -> Report:
+    if not isinstance(target, nn.Module):
+        raise ApplyError("the target has no code to hold weights: build the model and pass the module")
+    if origin.checks:  # every value a file gives is read once before the first is written
+        for key in {move.source.key: None for transfer in plan.transfers for move in transfer.moves}:
+            origin.values(key)
+    return apply_plan(plan, origin.values, origin.shapes, unwrap(target), operator=operator, seed=seed, progress=progress)
+
+
+def transfer(
+    source: ModelLike,
+    target: nn.Module,
+    *,
+    progress: Callable[[str], None] | None = None,
+    **options: Unpack[Options],
+) -> Report:
+    """Warm-start ``target`` from ``source``: :func:`plan`, then :func:`apply`.
+
+    >>> from torch import nn
+    >>> report = transfer(nn.Linear(4, 2), nn.Linear(4, 3))
+    >>> report.counts(), report.coverage
+    ({'resized': 2}, 0.6666666666666666)
+    """
+    if not isinstance(target, nn.Module):
+        raise SpecError(f"the target is a {type(target).__name__}: transfer writes into a module, so build the model first")
+    network = read_module(unwrap(target))
+    origin = _origin(source, network, False, options)
+    made = _plan(origin, network, options)
+    operator = options.get("operator")
+    function = operator if callable(operator) else None
+    return _apply(made, origin, target, function, options.get("seed", 0), progress)
+
+
+def similarity(
+    a: ModelLike,
+    b: ModelLike,
+    *,
+    method: str = "graft",
+    measure: str = "sim",
+    exponent: float | None = None,
+) -> float:
+    """Say how alike two networks are, in [0, 1] (arXiv:2212.13970 eq. 4).
+
+    Args:
+        a: source of the directed measure.
+        b: target of the directed measure.
+        method: whose layers, scores and matching count.
+        measure: ``"sim"``, the symmetric geometric mean, or ``"F"``, the share of ``b`` that ``a`` serves.
+        exponent: ``x`` of ``f(d) = d**-x``.
+
+    >>> from torch import nn
+    >>> similarity(nn.Linear(4, 8), nn.Linear(4, 16)), similarity(nn.Linear(4, 8), nn.Linear(4, 8))
+    (0.5, 1.0)
+    """
+    combine = choose(MEASURES, measure, "measure")
+    target = open_target(b, meta=True)[1]
+    source = open_origin(a, like=target, meta=True).network
+    return combine(source, target, customized(method, exponent=exponent))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One source in a ranking: its place in the given order, name, similarity, both directed scores, coverage."""
+
+    index: int
+    name: str
+    similarity: float
+    serves_target: float
+    served_by_target: float
+    coverage: float
+
+
+def rank(target: ModelLike, sources: Sequence[ModelLike] | Mapping[str, ModelLike], *, method: str = "graft") -> list[Ranking]:
+    """Rank sources for a target, best first: by similarity, then by coverage, then in the given order.
+
+    >>> from torch import nn
+    >>> [entry.index for entry in rank(nn.Linear(4, 8), [nn.Linear(4, 64), nn.Linear(4, 10)])]
+    [1, 0]
+    """
+    network = open_target(target, meta=True)[1]
+    chosen = customized(method)
+    named = list(sources.items()) if isinstance(sources, Mapping) else [("", source) for source in sources]
+    rows = []
+    for index, (name, source) in enumerate(named):
+        other = open_origin(source, like=network, meta=True).network
+        forward, back = both_directions(other, network, chosen)
+        coverage = make_plan(network, other, chosen, method).coverage
+        rows.append(Ranking(index, name or other.name, (forward * back) ** 0.5, forward, back, coverage))
+    return sorted(rows, key=lambda row: (-row.similarity, -row.coverage, row.index))

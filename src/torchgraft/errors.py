@@ -1,0 +1,60 @@
+"""The error tree.
+
+    GraftError (ValueError)          everything torchgraft raises on purpose
+    ├── CheckpointError              a file that cannot be read, or must not be
+    ├── SpecError                    a model, strategy or option that does not exist
+    ├── PlanError                    two networks that cannot be planned (a lazy module, a wrong plan file)
+    │   └── PinError                 a pin or an exclusion that cannot hold
+    └── ApplyError                   a plan that does not fit the tensors it is applied to
+
+Each message is one sentence that names the thing and then the fix, so that a command line can print it as it is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ApplyError", "CheckpointError", "GraftError", "PinError", "PlanError", "SpecError", "choose"]
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class GraftError(ValueError):
+    """Base of all errors that torchgraft raises on purpose."""
+
+
+class CheckpointError(GraftError):
+    """A file that cannot be read, or that must not be (a pickle that would run code)."""
+
+
+class SpecError(GraftError):
+    """A model, strategy or option name that does not exist."""
+
+
+class PlanError(GraftError):
+    """Two networks between which no plan can be made."""
+
+
+class PinError(PlanError):
+    """A pin or an exclusion that cannot hold."""
+
+
+class ApplyError(GraftError):
+    """A plan that does not fit the tensors it is applied to."""
+
+
+def choose(table: Mapping[str, T], name: str, what: str) -> T:
+    """Return ``table[name]``, or raise a :class:`SpecError` that lists the valid names.
+
+    >>> choose({"dp": 1, "random": 2}, "dpp", "matcher")
+    Traceback (most recent call last):
+    torchgraft.errors.SpecError: unknown matcher 'dpp': did you mean 'dp'? (valid: dp, random)
+    """
+    try:
+        return table[name]
+    except (KeyError, TypeError):
+        close = get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise SpecError(f"unknown {what} {name!r}: {hint}(valid: {', '.join(table)})") from None

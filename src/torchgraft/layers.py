@@ -1,0 +1,144 @@
+"""Own tensors of one module become layers: usually one, more for stacks, fused projections and free parameters."""
+
+from __future__ import annotations
+
+__all__ = ["Own", "Structure", "free_layers", "layers_of", "linear_structures"]
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from torchgraft.attention import Heads, fused_parts, units_of
+from torchgraft.kinds import GATES, kind_of_tensors
+from torchgraft.records import Layer, Part, Shape, TensorSpec
+
+#: Specs of the tensors that a module itself puts into the state dict, by local name.
+Own = dict[str, TensorSpec]
+
+# TensorFlow's and early BERT's names for the tensors of a norm.
+_ALIASES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Inner structure of a linear layer: the factored output axis of each of its parts, and its factored input axis."""
+
+    rows: tuple[Shape, ...]
+    columns: Shape
+    transpose: bool = False
+
+
+def linear_structures(
+    widths: Mapping[str, tuple[int, int, bool]], heads: Heads | None, complete: bool = False
+) -> dict[str, Structure]:
+    """Find the structure of the linear layers of one parent, from their ``name -> (out, in, stored transposed)``.
+
+    ``heads`` are the parent's; ``complete`` says that queries, keys and values are stored elsewhere.
+    """
+    found: dict[str, Structure] = {}
+    names = list(widths)
+    missing = heads.size * (heads.query + 2 * heads.key_value) if heads and not complete else 0
+    for place, name in enumerate(names):
+        out, width, transpose = widths[name]
+        reads_heads = heads is not None and missing <= 0  # queries, keys and values are complete: an output projection
+        follower = None
+        if len(names) == 2 and place == 0 and widths[names[1]][0] == width:
+            follower = widths[names[1]][1]
+        parts = (out,) if reads_heads else fused_parts(out, width, heads, follower)
+        missing -= out
+        rows = tuple(units_of(part, None if reads_heads else heads) for part in parts)
+        columns = units_of(width, heads if reads_heads else None)
+        if transpose or len(rows) > 1 or len(rows[0]) > 1 or len(columns) > 1:
+            found[name] = Structure(rows, columns, transpose)
+    return found
+
+
+def layers_of(
+    path: str, kind: str, own: Own, structure: Structure | None = None, heads: Heads | None = None, patchify: bool = False
+) -> tuple[Layer, ...]:
+    """Return the layers that the ``own`` tensors of the module at ``path`` form."""
+    kind = kind or kind_of_tensors(tuple((role, len(spec.shape)) for role, spec in own.items())) or ""
+    if not kind and len(own) > 1 and own.keys() <= _ALIASES.keys() | {"num_batches_tracked"}:
+        return layers_of(path, kind, {_ALIASES.get(r, r): replace(s, role=_ALIASES.get(r, r)) for r, s in own.items()})
+    if structure is not None and "weight" in own:
+        return tuple(_linear_parts(path, own, structure))
+    if kind == "attention":
+        return tuple(_attention_layers(path, own, heads))
+    if kind == "recurrent":
+        kind = _gated_kind(own)
+    if kind in GATES:
+        return tuple(_recurrent_layers(path, kind, own))
+    if kind:
+        weight = own.get("weight")
+        return (Layer(path, kind, weight.shape if weight else None, tuple(own.values()), patchify),)
+    return tuple(free_layers(path, own))
+
+
+def free_layers(path: str, own: Own) -> Iterator[Layer]:
+    """Free parameters (class token, layer scale) and buffers: each a layer of its own, its role part of its path."""
+    for role, spec in own.items():
+        kind = f"buffer {role} {spec.dtype}" if spec.buffer else "parameter"
+        yield Layer(f"{path}.{role}" if path else role, kind, spec.shape, (spec,))
+
+
+def _linear_parts(path: str, own: Own, structure: Structure) -> Iterator[Layer]:
+    """One layer for each part that a linear layer stacks along its outputs."""
+    columns, start = structure.columns, 0
+    for number, row in enumerate(structure.rows):
+        out, tensors = prod(row), []
+        for role, spec in own.items():
+            rank = len(spec.shape)
+            part = None
+            if len(structure.rows) > 1 and rank:
+                part = Part(rank - 1 if structure.transpose else 0, start, start + out)
+            shape: Shape = (out, prod(columns)) if rank == 2 else ((out,) if rank == 1 else spec.shape)
+            units = (row, columns) if rank == 2 else ((row,) if rank == 1 else ())
+            units = units if any(len(factors) > 1 for factors in units) else ()
+            tensors.append(TensorSpec(
+                spec.key, role, shape, spec.dtype, spec.buffer, part, structure.transpose and rank == 2, units
+            ))  # fmt: skip
+        suffix = f"[{number}]" if len(structure.rows) > 1 else ""
+        yield Layer(path + suffix, "linear", (out, prod(columns)), tuple(tensors))
+        start += out
+
+
+def _attention_layers(path: str, own: Own, heads: Heads | None) -> Iterator[Layer]:
+    """Split ``nn.MultiheadAttention`` into query, key and value; ``bias_k`` and ``bias_v`` are free parameters."""
+    fused, bias = own.get("in_proj_weight"), own.get("in_proj_bias")
+    for number, letter in enumerate("qkv"):
+        weight = fused or own[f"{letter}_proj_weight"]
+        out = weight.shape[0] // (3 if fused else 1)
+        rows = units_of(out, heads)
+        start = number * out
+        tensors = []
+        for role, spec in (("weight", weight), ("bias", bias)):
+            if spec is not None:
+                part = Part(0, start, start + out) if fused or role == "bias" else None
+                units = _units(rows, spec.shape)
+                tensors.append(replace(spec, role=role, shape=(out, *spec.shape[1:]), part=part, units=units))
+        yield Layer(f"{path}[{number}]", "linear", (out, weight.shape[1]), tuple(tensors))
+    taken = {"in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
+    yield from free_layers(path, {role: spec for role, spec in own.items() if role not in taken})
+
+
+def _recurrent_layers(path: str, kind: str, own: Own) -> Iterator[Layer]:
+    """One layer per depth and direction of a recurrent stack, its gates as units of the first axis."""
+    groups: dict[str, list[TensorSpec]] = {}
+    for role, spec in own.items():
+        stem, _, tail = role.partition("_l")
+        gates = 1 if stem == "weight_hr" else GATES[kind]
+        rows = (gates, spec.shape[0] // gates) if gates > 1 else (spec.shape[0],)
+        groups.setdefault(tail, []).append(replace(spec, role=stem, units=_units(rows, spec.shape)))
+    for tail, specs in groups.items():
+        weight = next(spec for spec in specs if spec.role == "weight_ih")
+        yield Layer(f"{path}[{tail}]" if tail else path, kind, weight.shape, tuple(specs))
+
+
+def _gated_kind(own: Own) -> str:
+    """Tell the recurrent kinds apart by their number of gates; only a projected one, always an LSTM, hides it."""
+    hidden = next(spec.shape for role, spec in own.items() if role.startswith("weight_hh"))
+    return next((kind for kind, gates in GATES.items() if hidden[0] == gates * hidden[1]), "lstm")
+
+
+def _units(rows: Shape, shape: Sequence[int]) -> tuple[Shape, ...]:
+    return (rows, *((size,) for size in shape[1:])) if len(rows) > 1 else ()

@@ -1,0 +1,153 @@
+"""Stage 0: read a module as names, kinds and shapes. No tensor data is touched, so meta tensors serve as well."""
+
+from __future__ import annotations
+
+__all__ = ["read_module", "unwrap"]
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from torchgraft.attention import Heads, heads_of
+from torchgraft.errors import PlanError
+from torchgraft.kinds import kind_of_type
+from torchgraft.layers import Own, Structure, layers_of, linear_structures
+from torchgraft.records import Layer, Network, Node, TensorSpec
+
+
+@lru_cache(maxsize=None)
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` wrappers."""
+    while True:
+        inner = module._modules.get("_orig_mod")
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What a walk gathers beside the tree: all tensors, ties, and the modules already met."""
+
+    tensors: dict[str, TensorSpec] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    first_key: dict[int, str] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+
+    def own_tensors(self, module: nn.Module, prefix: str, role_prefix: str = "") -> Own:
+        """Specs of the tensors that ``module`` itself puts into the state dict, by local name."""
+        own: Own = {}
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                own[role_prefix + name] = self._spec(prefix + name, role_prefix + name, parameter, False)
+        transient = module._non_persistent_buffers_set
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in transient:
+                own[role_prefix + name] = self._spec(prefix + name, role_prefix + name, buffer, True)
+        return own
+
+    def _spec(self, key: str, role: str, tensor: Tensor, buffer: bool) -> TensorSpec:
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
+        spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
+        first = self.first_key.setdefault(id(tensor), key)
+        if first != key:
+            self.tied[key] = first
+        self.tensors[key] = spec
+        return spec
+
+
+def read_module(module: nn.Module, name: str = "") -> Network:
+    """Read ``module`` into a :class:`~torchgraft.records.Network`.
+
+    Raises:
+        PlanError: the module is lazy, or holds no tensor at all.
+
+    >>> read_module(nn.Linear(3, 2)).root.layers[0].shape
+    (2, 3)
+    """
+    reader = _Reader()
+    name = name or type(module).__name__
+    root = _walk(reader, module, "", None)
+    if not reader.tensors:
+        raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
+    return Network(name, root, reader.tensors, reader.tied)
+
+
+def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:
+    shared = id(module) in reader.seen
+    reader.seen.add(id(module))
+    kind = kind_of_type(type(module)) or ""
+    prefix = f"{path}." if path else ""
+    own = reader.own_tensors(module, prefix)
+    parametrized = module._modules.get("parametrizations")
+    shape = own["weight"].shape if "weight" in own else None
+    if parametrized is not None:
+        own |= _parametrized_tensors(reader, parametrized, prefix)
+        shape = own["weight"].shape if "weight" in own else None
+    layers: tuple[Layer, ...] = ()
+    if own:
+        heads = heads_of(module, 0) if kind == "attention" else None
+        layers = layers_of(path, kind, own, structure, heads, _is_patchify(module))
+    return Node(path, kind, layers, tuple(_children(reader, module, prefix)), shape, shared)
+
+
+def _parametrized_tensors(reader: _Reader, parametrized: nn.Module, prefix: str) -> Own:
+    """Tensors behind parametrized ones, and the computed tensor itself, which is no entry of the state dict.
+
+    Computing it would advance spectral norm's power iteration, so its shape is that of its largest original.
+    """
+    own: Own = {}
+    for name, originals in parametrized._modules.items():
+        if originals is None:
+            continue
+        stored: Own = {}
+        for inner, part in originals.named_modules(prefix=f"parametrizations.{name}"):
+            stored |= reader.own_tensors(part, f"{prefix}{inner}.", f"{inner}.")
+        largest = max((spec for spec in stored.values() if not spec.buffer), key=lambda spec: spec.size, default=None)
+        if largest is not None:
+            own[name] = TensorSpec(prefix + name, name, largest.shape, largest.dtype)
+        own |= stored
+    return own
+
+
+def _is_patchify(module: nn.Module) -> bool:
+    """Tell a convolution whose windows do not overlap: its kernel is a patch and is resampled, not cropped."""
+    stride = module.__dict__.get("stride")
+    return isinstance(stride, tuple) and stride == module.__dict__.get("kernel_size") and prod(stride) > 1
+
+
+def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:
+    modules: dict[str, nn.Module] = {}
+    for name, child in module._modules.items():
+        # As children() does: nothing for None, and a module once per parent.
+        if child is not None and name != "parametrizations" and all(child is not other for other in modules.values()):
+            modules[name] = child
+    structures = _structures(module, modules)
+    for name, child in modules.items():
+        yield _walk(reader, child, prefix + name, structures.get(name))
+
+
+def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, Structure]:
+    widths: dict[str, tuple[int, int, bool]] = {}
+    for name, child in modules.items():
+        transpose = type(child).__name__ == "Conv1D" and "nf" in child.__dict__  # GPT-2 stores (in, out)
+        weight = child._parameters.get("weight") if transpose or isinstance(child, nn.Linear) else None
+        if weight is not None and not isinstance(weight, UninitializedTensorMixin) and weight.ndim == 2:
+            rows, columns = weight.shape
+            widths[name] = (columns, rows, True) if transpose else (rows, columns, False)
+    if not widths:
+        return {}
+    heads: Heads | None = heads_of(parent, next(iter(widths.values()))[1])
+    return linear_structures(widths, heads, complete=isinstance(parent, nn.MultiheadAttention))

@@ -1,0 +1,167 @@
+"""Where weights come from: one view of a module, a state dict, an open table or a spec."""
+
+from __future__ import annotations
+
+__all__ = ["ModelLike", "Origin", "open_origin", "open_target"]
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchgraft.errors import SpecError
+from torchgraft.io import DictTable, TensorTable, resolve, resolve_source
+from torchgraft.network import read_module, unwrap
+from torchgraft.records import Network, Node, Shape
+from torchgraft.table import read_table
+from torchgraft.transfer.apply import stored_tensors
+
+ModelLike = nn.Module | Mapping[str, Tensor] | TensorTable | str | os.PathLike[str]
+Factory = str | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A network to plan with, and its values to apply: by key, with the shapes of all keys."""
+
+    network: Network
+    values: Callable[[str], Tensor]
+    shapes: Mapping[str, Shape]
+    checks: bool = False
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+        return self.network.name
+
+
+def open_origin(
+    source: ModelLike,
+    *,
+    factory: Factory | None = None,
+    like: Network | None = None,
+    meta: bool = False,
+    seed: int = 0,
+    allow_nonfinite: bool = False,
+) -> Origin:
+    """Open whatever holds weights.
+
+    Args:
+        source: a module, a state dict, an open table, a model spec or the path of a checkpoint.
+        factory: for a state dict or a checkpoint: the model that it belongs to, as a spec or a function; without it
+            kinds and blocks are inferred from names and shapes.
+        like: a network whose names may order a table that has lost its order.
+        meta: build a spec on the meta device, for planning alone.
+        seed: seed of the initialization of a spec's model.
+        allow_nonfinite: accept NaN and infinite weights in a file.
+
+    Raises:
+        SpecError: ``source`` is none of these.
+        CheckpointError: the file cannot be read.
+    """
+    if isinstance(source, nn.Module):
+        if factory is not None:
+            raise SpecError("a module needs no factory: give one only with a state dict or a checkpoint")
+        return _of_module(source)
+    if isinstance(source, Mapping):
+        source = DictTable(dict(source), name="state dict", allow_nonfinite=allow_nonfinite)
+    if isinstance(source, str | os.PathLike):
+        spec = factory if isinstance(factory, str) else None
+        resolved = resolve_source(source, spec, seed=seed, meta=meta, allow_nonfinite=allow_nonfinite)
+        if resolved.table is None:
+            assert resolved.module is not None
+            return _of_module(resolved.module, resolved.name)
+        source, factory = resolved.table, resolved.module or factory
+    if not isinstance(source, TensorTable):
+        raise SpecError(
+            f"a {type(source).__name__} is no source: give a module, a state dict, a model spec or a checkpoint's path"
+        )
+    return _of_table(source, factory, like)
+
+
+def _of_module(module: nn.Module, name: str = "") -> Origin:
+    module = unwrap(module)
+    tensors = stored_tensors(module)
+    network = read_module(module, name)
+
+    def values(key: str) -> Tensor:
+        if key in tensors:
+            return tensors[key]
+        path, _, attribute = key.rpartition(".")  # a parametrized weight is computed, not stored
+        with torch.no_grad():
+            value: Tensor = getattr(module.get_submodule(path), attribute)
+        return value
+
+    shapes = {key: spec.shape for key, spec in network.tensors.items()}
+    return Origin(network, values, _Computed(shapes, network))
+
+
+class _Computed(dict[str, Shape]):
+    """Shapes of stored tensors, and of those that a parametrization computes from them."""
+
+    def __init__(self, shapes: Mapping[str, Shape], network: Network) -> None:
+        super().__init__(shapes)
+        stack = [network.root]
+        while stack:
+            node = stack.pop()
+            stack += node.children
+            for layer in node.layers:
+                for spec in layer.tensors:
+                    if spec.part is None and not spec.transpose:
+                        self.setdefault(spec.key, spec.shape)
+
+
+def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
+    infos = table.infos()
+    shapes = {key: info.shape for key, info in infos.items()}
+    if factory is None:
+        network = read_table(infos, table.name, ordered=table.ordered, like=like)
+        return Origin(network, table.load, shapes, checks=True)
+    module = _built(factory)
+    network = _only(read_module(unwrap(module), table.name), shapes)
+    return Origin(network, table.load, shapes, checks=True)
+
+
+def _built(factory: Any) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        return factory
+    if isinstance(factory, str):
+        module = resolve(factory, role="target", meta=True).module
+    elif callable(factory):
+        with torch.device("meta"):
+            module = factory()
+    else:
+        module = None
+    if not isinstance(module, nn.Module):
+        raise SpecError(f"the factory {factory!r} gives no module: pass a model spec or a function that returns one")
+    return module
+
+
+def _only(network: Network, shapes: Mapping[str, Shape]) -> Network:
+    """Leave out the tensors that the table does not hold, or holds in another shape."""
+    held = {key for key, spec in network.tensors.items() if shapes.get(key) == spec.shape}
+
+    def prune(node: Node) -> Node:
+        layers = tuple(replace(layer, tensors=tuple(s for s in layer.tensors if s.key in held)) for layer in node.layers)
+        layers = tuple(layer for layer in layers if layer.tensors)
+        return replace(node, layers=layers, children=tuple(prune(child) for child in node.children))
+
+    return replace(network, root=prune(network.root), tensors={k: s for k, s in network.tensors.items() if k in held})
+
+
+def open_target(target: ModelLike, *, seed: int = 0, meta: bool = False) -> tuple[nn.Module | None, Network]:
+    """Return the target's module, where it has code, and its network.
+
+    Raises:
+        SpecError: ``target`` is neither a module nor a spec of one (planning also takes a table of weights).
+    """
+    if isinstance(target, str | os.PathLike) and ":" in os.fspath(target):
+        resolved = resolve(target, role="target", seed=seed, meta=meta)
+        assert resolved.module is not None
+        return resolved.module, read_module(resolved.module, resolved.name)
+    if isinstance(target, nn.Module):
+        return unwrap(target), read_module(unwrap(target))
+    return None, open_origin(target).network

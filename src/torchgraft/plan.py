@@ -1,0 +1,169 @@
+"""The plan and the report: what will be, and what was, done to every tensor of the target."""
+
+from __future__ import annotations
+
+__all__ = ["Plan", "Report"]
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torchgraft.errors import PlanError
+from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
+from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """Totals over the tensors of a target; they add up to its state dict."""
+
+    tensors: tuple[TensorPlan, ...]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the target's elements that the source determines, in [0, 1]."""
+        return sum(tensor.elements for tensor in self.tensors) / max(1, self.total)
+
+    @property
+    def total(self) -> int:
+        """Elements of the target's state dict, tied tensors counted once."""
+        return sum(tensor.size for tensor in self.tensors if tensor.tied is None)
+
+    def counts(self) -> dict[str, int]:
+        """Number of tensors by status."""
+        found = Counter(tensor.status for tensor in self.tensors)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(_Ledger):
+    """What :func:`torchgraft.apply` will do: pure data, made from names, kinds and shapes alone.
+
+    ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
+    ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
+    """
+
+    method: str
+    operator: str
+    source: str
+    target: str
+    score: float
+    transfers: tuple[Transfer, ...]
+    notes: tuple[str, ...] = ()
+    labels: tuple[tuple[int, int], ...] = ()
+
+    fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
+
+    def __str__(self) -> str:
+        head = f"{self.source} → {self.target} by {self.method}"
+        notes = [f"note: {note}" for note in self.notes]
+        return render(head, tensor_table(self.tensors), summary_line(self.tensors), *notes)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.source} → {self.target} by {self.method}: {summary_line(self.tensors)}>"
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Matched layers as ``(source path, target path)``, in the order of the target."""
+        return tuple((transfer.source, transfer.target) for transfer in self.transfers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        head = {name: getattr(self, name) for name in self.fields}
+        records = {"transfers": self.transfers, "tensors": self.tensors}
+        return {"format": _FORMAT, **head, **{key: [asdict(r) for r in value] for key, value in records.items()}}
+
+    def to_json(self) -> str:
+        """Return the plan as JSON; :meth:`from_json` reads it back."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def fingerprint(self) -> str:
+        """Hash of the plan's content (sha256, hexadecimal): equal plans have equal fingerprints."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back from :meth:`to_json`.
+
+        Raises:
+            PlanError: the text is no plan, or one of another format.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != _FORMAT:
+                raise PlanError(f"the plan has format {data['format']}, this version reads {_FORMAT}: make it anew")
+            return cls(
+                tensors=tuple(_tensor_plan(entry) for entry in data["tensors"]),
+                method=str(data["method"]),
+                operator=str(data["operator"]),
+                source=str(data["source"]),
+                target=str(data["target"]),
+                score=float(data["score"]),
+                transfers=tuple(_transfer(entry) for entry in data["transfers"]),
+                notes=tuple(map(str, data["notes"])),
+                labels=tuple((int(t), int(s)) for t, s in data["labels"]),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(f"this is not a plan written by Plan.to_json ({error!r}): make it anew") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Report(_Ledger):
+    """What was done: one entry for every tensor of the target's state dict; the totals add up."""
+
+    method: str
+    source: str
+    target: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return render(f"{self.source} → {self.target} by {self.method}", tensor_table(self.tensors), self.summary())
+
+    def __repr__(self) -> str:
+        return f"<Report {self.source} → {self.target} by {self.method}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """Return the totals in one line."""
+        return summary_line(self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        head = {"method": self.method, "source": self.source, "target": self.target, "plan": self.fingerprint}
+        totals = {"coverage": self.coverage, "elements": self.total, "counts": self.counts()}
+        return {**head, **totals, "tensors": [asdict(tensor) for tensor in self.tensors]}
+
+
+def _spec(data: dict[str, Any]) -> TensorSpec:
+    part = Part(**data["part"]) if data["part"] else None
+    units = tuple(tuple(factors) for factors in data["units"])
+    return TensorSpec(**{**data, "shape": tuple(data["shape"]), "part": part, "units": units})
+
+
+def _transfer(data: dict[str, Any]) -> Transfer:
+    moves = tuple(
+        Move(
+            _spec(move["target"]),
+            _spec(move["source"]),
+            str(move["operator"]),
+            int(move["elements"]),
+            tuple(move["prepare"]),
+            tuple(move["lead"]),
+        )
+        for move in data["moves"]
+    )
+    return Transfer(**{**data, "moves": moves})
+
+
+def _tensor_plan(data: dict[str, Any]) -> TensorPlan:
+    shape = data["source_shape"]
+    return TensorPlan(**{
+        **data,
+        "shape": tuple(data["shape"]),
+        "source": tuple(data["source"]),
+        "source_shape": None if shape is None else tuple(shape),
+    })  # fmt: skip

@@ -1,0 +1,180 @@
+"""The data that flows through the pipeline: frozen records, no behaviour beyond derived properties.
+
+    Network ── tree of ── Node ── holds ── Layer ── holds ── TensorSpec
+    Element (a layer or a block)  →  Match (pairs of layers)  →  Plan (moves of tensors)  →  Report
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Element",
+    "Layer",
+    "Match",
+    "Move",
+    "Network",
+    "Node",
+    "Pair",
+    "Part",
+    "TensorPlan",
+    "TensorSpec",
+    "Transfer",
+]
+
+from dataclasses import dataclass, field
+from math import prod
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The stretch ``start:stop`` of one axis of a stored tensor (a query inside a fused qkv, say)."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One parameter or buffer, or one part of it, as the matching sees it.
+
+    ``shape`` is what the layer sees: the shape of the part, transposed where ``transpose`` says that the library stores
+    ``(in, out)``. ``units`` holds, per axis, the sizes of which the axis is the product: ``((12, 64), (768,))`` is a
+    ``(out, in)`` matrix whose outputs are 12 heads of 64. An empty ``units`` means that no axis has inner structure.
+    """
+
+    key: str
+    role: str
+    shape: Shape
+    dtype: str
+    buffer: bool = False
+    part: Part | None = None
+    transpose: bool = False
+    units: tuple[Shape, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The smallest unit with parameters: a module's own tensors, or one separable part of them.
+
+    ``shape`` is the weight's shape (``(out, in, kh, kw)`` for a convolution), the only thing a score looks at; ``None``
+    where the layer has no weight. ``kind`` names what it may exchange weights with.
+    """
+
+    path: str
+    kind: str
+    shape: Shape | None = None
+    tensors: tuple[TensorSpec, ...] = ()
+    patchify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A module: its own layers and its children, in definition order. ``shared`` marks a module met before."""
+
+    path: str
+    kind: str
+    layers: tuple[Layer, ...] = ()
+    children: tuple[Node, ...] = ()
+    shape: Shape | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as names, kinds and shapes: what planning needs and nothing else.
+
+    ``tied`` maps each further name of a tensor to its first name.
+    """
+
+    name: str
+    root: Node
+    tensors: dict[str, TensorSpec] = field(hash=False)
+    tied: dict[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a standardized network: a block (an ordered group matched as a unit) or a single layer."""
+
+    layers: tuple[Layer, ...]
+    block: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Target layer number ``target`` takes its weights from source layer number ``source`` (flat positions)."""
+
+    target: int
+    source: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a matcher returns: pairs in the order of the target, and the score of the whole (dpiat.md section 3)."""
+
+    pairs: tuple[Pair, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One tensor (or part) of the target and the tensor (or part) of the source it is filled from.
+
+    ``prepare`` names what is done to the source first (resampling a patch kernel, say); ``lead`` lists the axes that
+    are aligned at their start instead of their centre; ``elements`` counts the target elements the source determines.
+    """
+
+    target: TensorSpec
+    source: TensorSpec
+    operator: str
+    elements: int
+    prepare: tuple[str, ...] = ()
+    lead: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One target layer filled from one source layer; ``reused`` where the source layer serves another one better."""
+
+    target: str
+    source: str
+    kind: str
+    score: float
+    reused: bool
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """What becomes of one tensor of the target's state dict.
+
+    ``status`` is ``copied`` (the source's tensor as it is), ``resized`` (its shape or layout changed, the rest is the
+    target's own), ``reused`` (as either, from a source that serves another tensor better), ``initialised`` (the target
+    was on the meta device and this tensor was given its own initialization) or ``kept`` (the target's value stays).
+    ``elements`` counts what the source determines; a ``tied`` tensor is counted under its first name.
+    """
+
+    key: str
+    shape: Shape
+    dtype: str
+    buffer: bool
+    status: str
+    elements: int = 0
+    source: tuple[str, ...] = ()
+    source_shape: Shape | None = None
+    score: float = 0.0
+    tied: str | None = None
+    reason: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)

@@ -1,0 +1,106 @@
+"""Stage 2: how alike layers are, from kinds and shapes alone (arXiv:2212.13970 eq. 1)."""
+
+from __future__ import annotations
+
+__all__ = ["SCORERS", "Scorer", "pairwise", "score_graft", "score_paper", "shape_score"]
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchgraft.kinds import PAPER_KINDS, compatible
+from torchgraft.records import Layer, Shape
+
+Floats = NDArray[np.float64]
+
+
+class Scorer(Protocol):
+    """Scores every target layer with every source layer: an ``(n targets, m sources)`` array of values in [0, 1].
+
+    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind and the shape of
+    a layer and nothing else: layers equal in both are scored once.
+    """
+
+    def __call__(self, target: Sequence[Layer], source: Sequence[Layer]) -> Floats: ...
+
+
+def shape_score(target: Shape | None, source: Shape | None) -> float:
+    """Return ``prod_i min(t_i/s_i, s_i/t_i)`` (eq. 1), 0 for different ranks.
+
+    >>> shape_score((64, 32, 3, 3), (32, 32, 3, 3))
+    0.5
+    """
+    if target == source:
+        return 1.0
+    if target is None or source is None or len(target) != len(source):
+        return 0.0
+    score = 1.0
+    for t, s in zip(target, source, strict=True):
+        if t != s:
+            score *= min(t / s, s / t) if t and s else 0.0
+    return score
+
+
+def pairwise(score: Callable[[Layer, Layer], float]) -> Scorer:
+    """Make a scorer of a function that scores one target layer with one source layer.
+
+    >>> same_kind = pairwise(lambda target, source: float(target.kind == source.kind))
+    >>> same_kind([Layer("a", "linear")], [Layer("b", "linear"), Layer("c", "conv2d")]).tolist()
+    [[1.0, 0.0]]
+    """
+
+    def scorer(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
+        return np.array([[score(t, s) for s in source] for t in target]).reshape(len(target), len(source))
+
+    return scorer
+
+
+def score_paper(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
+    """Eq. 1 for the ten types of the paper; every other type scores 0."""
+    return _by_kind(target, source, lambda t, s: t == s and t in PAPER_KINDS)
+
+
+def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
+    """Eq. 1 for every kind of layer that holds tensors; a buffer of its own matches only one of equal shape."""
+    scores = _by_kind(target, source, compatible)
+    for i, layer in enumerate(target):
+        if layer.kind.startswith("buffer"):
+            scores[i] = np.floor(scores[i])
+    return scores
+
+
+def _by_kind(target: Sequence[Layer], source: Sequence[Layer], meets: Callable[[str, str], bool]) -> Floats:
+    """Eq. 1 for all pairs of layers whose kinds meet, one vectorized step for each pair of kinds and ranks."""
+    scores = np.zeros((len(target), len(source)))
+    groups = _grouped(target), _grouped(source)
+    for (t_kind, t_rank), rows in groups[0].items():
+        for (s_kind, s_rank), columns in groups[1].items():
+            if t_rank == s_rank and meets(t_kind, s_kind):
+                shapes = [target[i].shape or () for i in rows], [source[j].shape or () for j in columns]
+                scores[np.ix_(rows, columns)] = _ratios(shapes[0], shapes[1], t_rank)
+    return scores
+
+
+def _grouped(layers: Iterable[Layer]) -> dict[tuple[str, int], list[int]]:
+    groups: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, layer in enumerate(layers):
+        groups[layer.kind, -1 if layer.shape is None else len(layer.shape)].append(number)
+    return groups
+
+
+def _ratios(target: Sequence[Shape], source: Sequence[Shape], rank: int) -> Floats:
+    scores = np.ones((len(target), len(source)))
+    if rank > 0:
+        t, s = np.array(target, np.float64), np.array(source, np.float64)
+        low, high = np.minimum(t[:, None], s[None]), np.maximum(t[:, None], s[None])
+        ratios = np.divide(low, high, out=np.ones_like(low), where=high > 0)
+        for axis in range(rank):  # multiplied axis by axis, as eq. 1 is written: equal scores must stay equal
+            scores *= ratios[:, :, axis]
+    return scores
+
+
+#: Scorers by name.
+SCORERS: Mapping[str, Scorer] = {"paper": score_paper, "graft": score_graft}

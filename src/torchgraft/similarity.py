@@ -1,0 +1,49 @@
+"""How alike two networks are as wholes (arXiv:2212.13970 eq. 4)."""
+
+from __future__ import annotations
+
+__all__ = ["MEASURES", "both_directions", "directed", "symmetric"]
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from torchgraft.match.blocks import Elements, score_blocks
+from torchgraft.match.dp import solve
+from torchgraft.records import Network
+from torchgraft.transfer.planning import Method
+
+
+def symmetric(source: Network, target: Network, method: Method) -> float:
+    """Return ``sim = sqrt(F(source, target) * F(target, source))``."""
+    forward, back = both_directions(source, target, method)
+    return float((forward * back) ** 0.5)
+
+
+def directed(source: Network, target: Network, method: Method) -> float:
+    """Return ``F(target, source) = score(target, source) / score(target, target)``: how well ``source`` serves ``target``."""
+    return both_directions(source, target, method)[0]
+
+
+def both_directions(source: Network, target: Network, method: Method) -> tuple[float, float]:
+    """Return ``F(target, source)`` and ``F(source, target)``. Layer scores are symmetric and computed once."""
+    elements = method.standardize(target), method.standardize(source)
+    counts = [_scored_layers(one) for one in elements]
+    if not all(counts):
+        return 0.0, 0.0
+    blocks = score_blocks(*elements, method.score, method.exponent, mixed=method.mixed)
+    there = solve(blocks.values[None], method.exponent).value[0, -1, -1]
+    p, q, n, m = blocks.inner.shape
+    turned = solve(blocks.inner.transpose(1, 0, 3, 2).reshape(p * q, m, n), method.exponent).value[:, -1, -1]
+    values = np.where(blocks.meets.T, turned.reshape(q, p), 0.0)[np.ix_(blocks.source_class, blocks.target_class)]
+    back = solve(values[None], method.exponent).value[0, -1, -1]
+    return float(there) / counts[0], float(back) / counts[1]
+
+
+def _scored_layers(elements: Elements) -> int:
+    """``score(A, A)``: every layer that can be scored meets itself with score 1."""
+    return sum(layer.kind != "other" for element in elements for layer in element.layers)
+
+
+#: Measures by name, each a function of source and target.
+MEASURES: Mapping[str, Callable[[Network, Network, Method], float]] = {"sim": symmetric, "F": directed}

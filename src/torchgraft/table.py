@@ -1,0 +1,149 @@
+"""Stage 0 for a bare table of arrays: kinds and blocks inferred from the tree of names and the shapes.
+
+A table from a safetensors file has lost the order in which its layers were defined, for the format sorts names. Its
+order is guessed: from siblings of the same names in the other network where there are such, else from numbers and the
+usual words. Names order a table; they never decide what matches what.
+"""
+
+from __future__ import annotations
+
+__all__ = ["read_table", "sibling_order"]
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cmp_to_key
+from typing import Any, Protocol
+
+from torchgraft.errors import PlanError
+from torchgraft.layers import Own, Structure, layers_of, linear_structures
+from torchgraft.records import Network, Node, Shape, TensorSpec
+
+_Tree = dict[str, Any]
+Precedence = Mapping[tuple[str, str], int]
+
+_BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+
+# The usual words for the parts of a network and of a block, in the order in which they run.
+_WORDS = tuple(
+    re.compile(f"^({words})$")
+    for words in (
+        r".*stem.*|conv_?0|bn_?0|norm_?0|patch_embed.*|embeddings?|embed_tokens|word_embeddings|wte|tok_embeddings|shared",
+        r"wpe|position_embeddings|token_type_embeddings|embed_positions|pos_embed.*|norm_pre|pre_?layer_?norm|ln_pre",
+        r"expand_conv|conv_pw|norm_?1|ln_?1|input_layernorm|layernorm_before|attention_norm|bn_?0",
+        r"qkv|c_attn|in_proj|self|self_attn(ention)?|q|query|q_proj|q_lin|to_q|wq|linear_q",
+        r"k|key|k_proj|k_lin|to_k|wk|linear_k",
+        r"v|value|v_proj|v_lin|to_v|wv|linear_v",
+        r"attn|attention|att|proj|o|wo|o_proj|out_proj|out_lin|to_out|dense|conv|conv_dw|depthwise",
+        r"self_attn_layer_norm|sa_layer_norm|attn_norm|encoder_attn|cross_?attn.*|EncDecAttention",
+        r"norm_?2|ln_?2|post_attention_layernorm|layernorm_after|ffn_norm|encoder_attn_layer_norm",
+        r"se|se_reduce|conv_reduce|features?|backbone|encoder|body|trunk|transformer|bert|model",
+        r"se_expand|conv_expand|layers?|blocks?|stages?|h|decoder",
+        r"mlp|ffn|feed_forward|intermediate|gate_proj|w1|fc_?1|lin1|c_fc|wi|wi_0|gate_up_proj",
+        r"up_proj|w3|wi_1|output|fc_?2|lin2|c_proj|down_proj|w2|project_conv|conv_pwl|pointwise",
+        r"ls_?1|gamma_?1|downsample|shortcut|conv_head|head_conv|norm|ln_f|final_layer_norm|ln_post|LayerNorm|layernorm",
+        r"pool.*|neck|pre_logits|fc_norm|classif.*|fc|heads?|lm_head|logits?|linear|cls|last_linear|score|top",
+    )
+)  # fmt: skip
+
+
+class Info(Protocol):
+    """What is known of a stored tensor: its shape and its dtype."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> Any: ...
+
+
+def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, like: Network | None = None) -> Network:
+    """Read a table of arrays into a :class:`~torchgraft.records.Network`.
+
+    Args:
+        infos: key to shape and dtype, in the writer's order where ``ordered``.
+        name: what messages call it.
+        ordered: whether the order of ``infos`` is the order in which the layers were defined.
+        like: a network whose sibling order guides that of an unordered table.
+
+    Raises:
+        PlanError: the table is empty, or a key is both a tensor and a module.
+    """
+    if not infos:
+        raise PlanError(f"{name} holds no tensor: there is nothing to transfer")
+    tensors: dict[str, TensorSpec] = {}
+    tree: _Tree = {}
+    for key, info in infos.items():
+        *parents, role = key.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if isinstance(place, TensorSpec):
+                raise PlanError(f"{name} holds {key!r} below a tensor: its keys are not those of a module")
+        dtype = str(info.dtype).removeprefix("torch.")
+        floating = dtype.startswith(("float", "bfloat", "complex"))
+        tensors[key] = TensorSpec(key, role, tuple(info.shape), dtype, role in _BUFFERS or not floating)
+        place[role] = tensors[key]
+    sort = None if ordered else _sorter(sibling_order(like) if like else {})
+    return Network(name, _node("", tree, None, sort), tensors, {})
+
+
+def _node(path: str, tree: _Tree, structure: Structure | None, sort: Callable[[Iterable[str]], list[str]] | None) -> Node:
+    own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
+    names = [name for name, child in tree.items() if isinstance(child, dict)]
+    names = sort(names) if sort else names
+    structures = _structures({name: tree[name] for name in names})
+    prefix = f"{path}." if path else ""
+    children = tuple(_node(prefix + name, tree[name], structures.get(name), sort) for name in names)
+    weight = own.get("weight")
+    return Node(path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None)
+
+
+def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
+    """Fused projections of one parent: three times as many outputs as inputs, and a square projection after it."""
+    widths: dict[str, tuple[int, int, bool]] = {}
+    for name, child in children.items():
+        weight = child.get("weight")
+        if isinstance(weight, TensorSpec) and len(weight.shape) == 2:
+            widths[name] = (*weight.shape, False)
+    found = linear_structures(widths, None)
+    for place, (name, (out, width, _)) in enumerate(widths.items()):
+        after = list(widths.values())[place + 1 :]
+        if out == 3 * width and (width, width, False) in after:
+            found[name] = Structure(((width,),) * 3, (width,))
+    return found
+
+
+def sibling_order(network: Network) -> Precedence:
+    """Count, over all modules of ``network``, how often a child named ``a`` stands before one named ``b``."""
+    counts: dict[tuple[str, str], int] = {}
+
+    def walk(node: Node) -> None:
+        names = [child.path.rpartition(".")[2] for child in node.children]
+        for place, first in enumerate(names):
+            for second in names[place + 1 : place + 24]:  # far siblings add nothing: numbers order long lists
+                counts[first, second] = counts.get((first, second), 0) + 1
+        for child in node.children:
+            walk(child)
+
+    walk(network.root)
+    return counts
+
+
+def _sorter(counts: Precedence) -> Callable[[Iterable[str]], list[str]]:
+    def compare(a: str, b: str) -> int:
+        known = counts.get((b, a), 0) - counts.get((a, b), 0)
+        if known and not (a.isdigit() and b.isdigit()):
+            return known
+        return -1 if _usual(a) < _usual(b) else 1
+
+    return lambda names: sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
+
+
+def _usual(name: str) -> tuple[int, list[tuple[int, int | str]]]:
+    """Sort key: place among the usual words, then natural order ("layer2" before "layer10", "conv1" before "bn1")."""
+    rank = next((number for number, word in enumerate(_WORDS) if word.match(name)), len(_WORDS) // 2)
+    numbered = re.fullmatch(r"(conv|bn|norm|downsample)_?(\d+)", name)
+    if numbered:
+        kind = ("conv", "bn", "norm", "downsample").index(numbered[1])
+        return 2, [(0, int(numbered[2])), (0, kind)]
+    parts = re.findall(r"\d+|\D+", name)
+    return rank, [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

@@ -1,0 +1,1 @@
+"""Stage 4: a match becomes a plan, and a plan becomes weights."""

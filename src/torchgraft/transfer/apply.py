@@ -1,0 +1,178 @@
+"""From a plan to weights: the only place, with ``initialise``, that writes into a target."""
+
+from __future__ import annotations
+
+__all__ = ["Values", "apply_plan", "stored_tensors"]
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from torchgraft.errors import ApplyError, choose
+from torchgraft.plan import Plan, Report
+from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
+from torchgraft.transfer.initialise import is_meta, materialize
+from torchgraft.transfer.operators import OPERATORS, Operator
+from torchgraft.transfer.prepare import PREPARATIONS, check_available
+
+#: Returns the tensor of a key, from a module, a state dict or a file.
+Values = Callable[[str], Tensor]
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and persistent buffers of ``module`` by key: its state dict, not detached."""
+    tensors: dict[str, Tensor] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                tensors[prefix + name] = parameter
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                tensors[prefix + name] = buffer
+    return tensors
+
+
+def apply_plan(
+    plan: Plan,
+    values: Values,
+    shapes: Mapping[str, tuple[int, ...]],
+    target: nn.Module,
+    *,
+    operator: Operator | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Write the planned weights into ``target``.
+
+    Args:
+        plan: what to do.
+        values: gives a source tensor by key.
+        shapes: shapes of all source tensors by key; the plan is checked against them before anything is written.
+        target: the module to warm-start, in place; materialized where it is on the meta device.
+        operator: the function behind a plan that was made with one of the user's own.
+        seed: seed of the draws of ``full`` and of a meta target's initialization.
+        progress: called with the key of each finished target layer.
+
+    Raises:
+        ApplyError: the plan does not fit the source or the target, which is untouched then.
+    """
+    tensors = stored_tensors(target)
+    _check_target(plan, tensors)
+    _check_source(plan, shapes)
+    function = operator or choose(OPERATORS, plan.operator, "operator")
+    check_available(move for transfer in plan.transfers for move in transfer.moves)
+    fresh: frozenset[str] = frozenset()
+    if is_meta(target):
+        served = {tensor.key for tensor in plan.tensors if tensor.elements >= tensor.size and tensor.source}
+        fresh = materialize(target, served, seed)
+        tensors = stored_tensors(target)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for transfer in plan.transfers:
+            _write(transfer, plan, function, generator, values, tensors, target)
+            if progress is not None:
+                progress(transfer.target)
+    return Report(_outcome(plan.tensors, fresh), plan.method, plan.source, plan.target, plan.fingerprint())
+
+
+def _outcome(tensors: Sequence[TensorPlan], fresh: frozenset[str]) -> tuple[TensorPlan, ...]:
+    return tuple(
+        replace(tensor, status="initialised", reason=f"{tensor.reason}; by the target's own code")
+        if tensor.status == "kept" and tensor.key in fresh
+        else tensor
+        for tensor in tensors
+    )
+
+
+def _write(
+    transfer: Transfer,
+    plan: Plan,
+    operator: Operator,
+    generator: torch.Generator,
+    values: Values,
+    tensors: Mapping[str, Tensor],
+    target: nn.Module,
+) -> None:
+    into: dict[str, Tensor] = {}
+    out_of: dict[str, Tensor] = {}
+    computed: list[tuple[str, Tensor]] = []
+    moves = []
+    for move in transfer.moves:
+        whole = tensors.get(move.target.key)
+        if whole is None:
+            whole = _attribute(target, move.target.key).detach().clone()
+            computed.append((move.target.key, whole))
+        value = _view(values(move.source.key), move.source)
+        view = _view(whole, move.target)
+        if move.operator == "copy":
+            view.copy_(value)
+            continue
+        for name in move.prepare:
+            value = PREPARATIONS[name](value, view, move, plan.labels)
+        into[move.target.role], out_of[move.target.role] = view, value
+        moves.append(move)
+    if moves:
+        operator(into, out_of, replace(transfer, moves=tuple(moves)), generator)
+    for key, value in computed:
+        _assign(target, key, value)
+
+
+def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    if spec.part is not None:
+        tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
+    return tensor.t() if spec.transpose else tensor
+
+
+def _attribute(module: nn.Module, key: str) -> Tensor:
+    path, _, name = key.rpartition(".")
+    value = getattr(module.get_submodule(path), name)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _assign(module: nn.Module, key: str, value: Tensor) -> None:
+    """Set a parametrized tensor through its parametrization's ``right_inverse``."""
+    path, _, name = key.rpartition(".")
+    setattr(module.get_submodule(path), name, value)
+
+
+def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    planned = {tensor.key: tensor.shape for tensor in plan.tensors}
+    actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if planned != actual:
+        key = next(key for key in (*planned, *actual) if planned.get(key) != actual.get(key))
+        raise ApplyError(
+            f"the plan was made for another target: {key} is {_told(planned.get(key))} in the plan and "
+            f"{_told(actual.get(key))} in the model; make the plan anew"
+        )
+
+
+def _check_source(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for transfer in plan.transfers:
+        for move in transfer.moves:
+            key = move.source.key
+            if key not in shapes:
+                raise ApplyError(f"the plan was made for another source: it has no tensor {key}; make the plan anew")
+            shape = _stored_shape(move.source)
+            if any(size is not None and size != other for size, other in zip(shape, shapes[key], strict=False)):
+                raise ApplyError(
+                    f"the plan was made for another source: {key} is {_told(move.source.shape)} in the plan and "
+                    f"{_told(shapes[key])} in the source; make the plan anew"
+                )
+
+
+def _stored_shape(spec: TensorSpec) -> list[int | None]:
+    """Shape of the stored tensor as far as the part tells it: the axis it was cut from may be longer."""
+    shape: list[int | None] = list(spec.shape[::-1] if spec.transpose else spec.shape)
+    if spec.part is not None:
+        shape[spec.part.axis] = None
+    return shape
+
+
+def _told(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape)) or "a scalar"
+
+

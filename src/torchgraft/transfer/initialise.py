@@ -1,0 +1,130 @@
+"""Give a target on the meta device real memory and its own initialization."""
+
+from __future__ import annotations
+
+__all__ = ["is_meta", "materialize"]
+
+from collections.abc import Callable, Iterator, Set
+
+import torch
+from torch import Tensor, nn
+
+from torchgraft.errors import ApplyError
+
+Slot = tuple[nn.Module, str, bool]  # module, local name, whether it is a parameter
+
+
+def is_meta(module: nn.Module) -> bool:
+    """Tell whether any tensor of ``module`` is on the meta device."""
+    return any(tensor.is_meta for _, _, tensor in _slots(module))
+
+
+def _slots(module: nn.Module) -> Iterator[tuple[str, Slot, Tensor]]:
+    for path, part in module.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                yield prefix + name, (part, name, True), parameter
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                yield prefix + name, (part, name, False), buffer
+
+
+def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str]:
+    """Replace every meta tensor of ``module`` by one in memory, initialized as the model's own code would.
+
+    Each submodule's own ``reset_parameters`` (torch, timm), ``_reset_parameters`` (attention) or ``_init_weights``
+    (transformers) runs. A parameter that none of them reaches gets torch's convention for its rank: gains of one,
+    biases of zero, a truncated normal of deviation 0.02 for tokens and tables. Draws come from ``seed``; the caller's
+    generator is left as it was.
+
+    Args:
+        module: the target; tensors already in memory keep their values.
+        served: keys that the plan fills entirely, so that nothing needs to initialize them.
+        seed: seed of the random draws.
+
+    Returns:
+        The keys that were on the meta device.
+
+    Raises:
+        ApplyError: a buffer is computed in the constructor, so nothing can restore it; the module is left on meta.
+    """
+    before = [(key, slot, tensor) for key, slot, tensor in _slots(module)]
+    meta = [(key, slot, tensor) for key, slot, tensor in before if tensor.is_meta]
+    memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta}
+    fresh: dict[int, Tensor] = {}
+    for _, slot, tensor in meta:
+        _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for initializer in _initializers(module):
+            initializer()
+        lost = [key for key, slot, _ in meta if key not in served and not _set_by_rank(slot)]
+        for key, _, tensor in _slots(module):
+            if key in memory:
+                tensor.copy_(memory[key])
+    if lost:
+        for _, slot, tensor in meta:
+            _put(slot, tensor)
+        raise ApplyError(
+            f"the target is on the meta device and {lost[0]} is computed in its constructor: "
+            "build the target on the CPU, or name it by a spec so that torchgraft builds it"
+        )
+    return frozenset(key for key, _, _ in meta)
+
+
+def _put(slot: Slot, tensor: Tensor) -> None:
+    part, name, is_parameter = slot
+    (part._parameters if is_parameter else part._buffers)[name] = tensor  # type: ignore[assignment]
+
+
+def _unset(tensor: Tensor) -> Tensor:
+    """Memory for a meta tensor, filled with a value that no initializer leaves: what still holds it was not set."""
+    new = torch.empty_like(tensor, device="cpu")
+    with torch.no_grad():
+        new.fill_(float("nan") if new.is_floating_point() or new.is_complex() else _mark(new.dtype))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(new, requires_grad=tensor.requires_grad)
+    return new
+
+
+def _mark(dtype: torch.dtype) -> int:
+    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
+
+
+def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
+    for part in module.modules():
+        for name in ("reset_parameters", "_reset_parameters"):
+            method = getattr(part, name, None)
+            if callable(method) and any(tensor is not None for tensor in (*part._parameters.values(), *part._buffers.values())):
+                yield method
+                break
+    init_weights = getattr(module, "_init_weights", None)
+    if callable(init_weights) and hasattr(module, "config"):  # a transformers model initializes submodule by submodule
+        for part in module.modules():
+            yield lambda part=part: init_weights(part)
+    tie = getattr(module, "tie_weights", None)
+    if callable(tie):
+        yield tie
+
+
+def _set_by_rank(slot: Slot) -> bool:
+    """Fill a tensor that no initializer reached; ``False`` where nobody can know what belongs there."""
+    part, name, is_parameter = slot
+    tensor = (part._parameters if is_parameter else part._buffers)[name]
+    assert tensor is not None
+    if not tensor.numel() or not _is_unset(tensor):
+        return True
+    if not is_parameter:
+        return False
+    if tensor.ndim >= 2:
+        nn.init.trunc_normal_(tensor, std=0.02)
+    else:
+        tensor.fill_(0.0 if "bias" in name else 1.0)
+    return True
+
+
+def _is_unset(tensor: Tensor) -> bool:
+    if tensor.is_floating_point() or tensor.is_complex():
+        return bool(tensor.isnan().any())
+    return tensor.dtype != torch.bool and bool((tensor == _mark(tensor.dtype)).all())

@@ -1,0 +1,189 @@
+"""From two networks to a plan: standardize, score, match, and the moves of every tensor. No tensor data is touched."""
+
+from __future__ import annotations
+
+__all__ = ["METHODS", "Method", "customized", "make_plan"]
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torchgraft.errors import SpecError, choose
+from torchgraft.kinds import DIMENSIONAL
+from torchgraft.match import MATCHERS, Matcher
+from torchgraft.match.pins import Pins, match_pinned
+from torchgraft.match.recover import owners
+from torchgraft.notes import open_places
+from torchgraft.plan import Plan
+from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan, Transfer
+from torchgraft.score import SCORERS, Scorer
+from torchgraft.standardize import STANDARDIZERS, Standardizer
+from torchgraft.transfer.operators import OPERATORS, Operator
+from torchgraft.transfer.rules import Context, graft_moves, paper_moves
+
+Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One choice for every stage. Each may be replaced by a name from the stage's table or by a function."""
+
+    standardize: Standardizer
+    score: Scorer
+    match: Matcher
+    operator: str | Operator
+    moves: Mover
+    exponent: float = 0.5
+    mixed: bool = False
+
+    def operator_name(self) -> str:
+        """Name of the operator, for a plan that is printed or stored."""
+        return self.operator if isinstance(self.operator, str) else getattr(self.operator, "__name__", "operator")
+
+
+#: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
+METHODS: Mapping[str, Method] = {
+    "graft": Method(
+        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True
+    ),
+    "dpiat": Method(STANDARDIZERS["paper"], SCORERS["paper"], MATCHERS["dp"], "clip", paper_moves),
+}  # fmt: skip
+
+
+def customized(
+    method: str,
+    standardizer: str | Standardizer | None = None,
+    scorer: str | Scorer | None = None,
+    matcher: str | Matcher | None = None,
+    operator: str | Operator | None = None,
+    exponent: float | None = None,
+) -> Method:
+    """Return the method of that name with the given stages replaced.
+
+    Raises:
+        SpecError: a name is not in its table, or the exponent is not between 0 and 1.
+    """
+    chosen = choose(METHODS, method, "method")
+    if isinstance(standardizer, str):
+        standardizer = choose(STANDARDIZERS, standardizer, "standardizer")
+    if isinstance(scorer, str):
+        scorer = choose(SCORERS, scorer, "scorer")
+    if isinstance(matcher, str):
+        matcher = choose(MATCHERS, matcher, "matcher")
+    chosen = replace(
+        chosen,
+        standardize=standardizer or chosen.standardize,
+        score=scorer or chosen.score,
+        match=matcher or chosen.match,
+    )
+    if operator is not None:
+        if isinstance(operator, str):
+            choose(OPERATORS, operator, "operator")
+        chosen = replace(chosen, operator=operator)
+    if exponent is not None:
+        if not 0 < exponent < 1:
+            raise SpecError(f"the exponent of f(d) = d**-x must lie between 0 and 1, not be {exponent}")
+        chosen = replace(chosen, exponent=exponent)
+    return chosen
+
+
+def _matched(
+    target: Network, source: Network, method: Method, pins: Pins, seed: int
+) -> tuple[Match, Sequence[Element], Sequence[Element]]:
+    elements = method.standardize(target), method.standardize(source)
+    return match_pinned(*elements, method, pins, seed)
+
+
+def make_plan(
+    target: Network,
+    source: Network,
+    method: Method,
+    name: str,
+    *,
+    pins: Pins = Pins(),
+    labels: Mapping[int, int] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Plan the transfer from ``source`` to ``target``."""
+    match, target_elements, source_elements = _matched(target, source, method, pins, seed)
+    target_layers, source_layers = _flat(target_elements), _flat(source_elements)
+    context = _context(method.operator_name(), target_layers, source_layers, bool(labels))
+    owner = owners({pair.target: pair for pair in match.pairs})
+    transfers = []
+    for pair in match.pairs:
+        t, s = target_layers[pair.target], source_layers[pair.source]
+        moves = tuple(move for move in method.moves(t, s, context) if move.target.key not in target.tied)
+        reused = owner[pair.source] != pair.target
+        transfers.append(Transfer(t.path, s.path, t.kind, pair.score, reused, moves))
+    return Plan(
+        tensors=tuple(_tensor_plans(target, transfers, pins)),
+        method=name,
+        operator=method.operator_name(),
+        source=source.name,
+        target=target.name,
+        score=match.score,
+        transfers=tuple(transfers),
+        notes=open_places(match, target_elements, source_elements, pins),
+        labels=tuple(sorted((labels or {}).items())),
+    )
+
+
+def _flat(elements: Sequence[Element]) -> list[Layer]:
+    return [layer for element in elements for layer in element.layers]
+
+
+def _context(operator: str, target: Sequence[Layer], source: Sequence[Layer], labels: bool) -> Context:
+    """Find the layers that read the input (the first convolution) and give the classes (the last linear layer)."""
+
+    def first(layers: Sequence[Layer]) -> str | None:
+        return next((layer.path for layer in layers if layer.kind in DIMENSIONAL), None)
+
+    return Context(operator, first(target), first(source), first(target[::-1]), first(source[::-1]), labels)
+
+
+def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) -> Iterator[TensorPlan]:
+    """One entry for every tensor of the target's state dict, in its order."""
+    served: dict[str, list[tuple[Transfer, Move]]] = {}
+    for transfer in transfers:
+        for move in transfer.moves:
+            for key in _stored_keys(target, move.target.key):
+                served.setdefault(key, []).append((transfer, move))
+    plans: dict[str, TensorPlan] = {}
+    for key, spec in target.tensors.items():
+        first = target.tied.get(key)
+        if first is not None:
+            plans[key] = replace(plans[first], key=key, tied=first, elements=0)
+        else:
+            moves = served.get(key, [])
+            status = _status(spec.size, moves)
+            plans[key] = TensorPlan(
+                key,
+                spec.shape,
+                spec.dtype,
+                spec.buffer,
+                status,
+                min(spec.size, sum(move.elements for _, move in moves)),
+                tuple(dict.fromkeys(move.source.key for _, move in moves)),
+                moves[0][1].source.shape if len(moves) == 1 else (spec.shape if status == "copied" else None),
+                min((transfer.score for transfer, _ in moves), default=0.0),
+                None,
+                "" if moves else ("excluded" if pins.excludes_target(key) else "no source layer"),
+            )
+        yield plans[key]
+
+
+def _stored_keys(target: Network, key: str) -> list[str]:
+    """Keys in the state dict behind a planned tensor: itself, or the originals of a parametrized one."""
+    if key in target.tensors:
+        return [key]
+    path, _, role = key.rpartition(".")
+    prefix = f"{path}.parametrizations.{role}." if path else f"parametrizations.{role}."
+    return [stored for stored in target.tensors if stored.startswith(prefix)]
+
+
+def _status(size: int, moves: Sequence[tuple[Transfer, Move]]) -> str:
+    if not moves:
+        return "kept"
+    if any(transfer.reused for transfer, _ in moves):
+        return "reused"
+    whole = all(move.target.shape == move.source.shape and move.operator == "copy" for _, move in moves)
+    return "copied" if whole and sum(move.elements for _, move in moves) >= size else "resized"

@@ -1,0 +1,1 @@
+"""What a plan and a report look like on a terminal."""
