@@ -58,7 +58,7 @@ def strip_wrappers(keys: Iterable[str]) -> dict[str, str]:
 def _without_wrappers(key: str) -> str:
     """Drop the wrapper components of one key; the last component names the tensor and always stays."""
     *path, leaf = key.split(".")
-    if leaf.startswith("_flat_param") or leaf.startswith("flat_param"):
+    if leaf.startswith(("_flat_param", "flat_param")):
         raise CheckpointError(
             f"key {key!r} is a flattened FSDP shard: save the model under StateDictType.FULL_STATE_DICT"
         )

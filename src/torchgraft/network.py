@@ -129,19 +129,24 @@ def _is_patchify(module: nn.Module) -> bool:
 
 
 def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:
-    modules: dict[str, nn.Module] = {}
-    for name, child in module._modules.items():
-        # As children() does: nothing for None, and a module once per parent.
-        if child is not None and name != "parametrizations" and all(child is not other for other in modules.values()):
-            modules[name] = child
+    modules = {
+        name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"
+    }
     structures = _structures(module, modules)
+    met: set[int] = set()
     for name, child in modules.items():
-        yield _walk(reader, child, prefix + name, structures.get(name))
+        node = _walk(reader, child, prefix + name, structures.get(name))
+        if id(child) not in met:  # a module once per parent, as children() does; its further names are ties alone
+            met.add(id(child))
+            yield node
 
 
 def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, Structure]:
     widths: dict[str, tuple[int, int, bool]] = {}
+    once = {id(child): name for name, child in reversed(modules.items())}
     for name, child in modules.items():
+        if once[id(child)] != name:
+            continue
         transpose = type(child).__name__ == "Conv1D" and "nf" in child.__dict__  # GPT-2 stores (in, out)
         weight = child._parameters.get("weight") if transpose or isinstance(child, nn.Linear) else None
         if weight is not None and not isinstance(weight, UninitializedTensorMixin) and weight.ndim == 2:

@@ -5,11 +5,21 @@ from __future__ import annotations
 __all__ = ["open_places"]
 
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match.pins import Pins, is_below
 from torchgraft.match.recover import owners, signature
 from torchgraft.records import Element, Layer, Match
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of equal layers, ``start`` to ``stop``, and the stretches of it that are not used."""
+
+    start: int
+    stop: int
+    unused: tuple[tuple[int, int], ...]
 
 
 def open_places(match: Match, target: Sequence[Element], source: Sequence[Element], pins: Pins) -> tuple[str, ...]:
@@ -25,35 +35,47 @@ def open_places(match: Match, target: Sequence[Element], source: Sequence[Elemen
     own = {t for t, pair in chosen.items() if owner[pair.source] == t}
     new = _rows(layers[0], own, [pin for pin, _ in pins.pairs])
     gone = _rows(layers[1], set(taken), [pin for _, pin in pins.pairs])
-    notes = [
-        f"{_span(layers[0], start, stop)}: {count} of these layers are new and stand in a row of equal ones; which of them "
-        "are new cannot be told from kinds and shapes (pin a pair of paths to settle it)"
-        for start, stop, count in new
-    ] + [
-        f"source {_span(layers[1], start, stop)}: {count} of these layers are not used and stand in a row of equal ones; "
-        "which of them is left out cannot be told from kinds and shapes (pin a pair of paths to settle it)"
-        for start, stop, count in gone
-    ]
-    return tuple(notes)
+    return (
+        *(_told(layers[0], row, "target", "taken as new") for row in new),
+        *(_told(layers[1], row, "source", "left out") for row in gone),
+    )
 
 
-def _rows(layers: Sequence[Layer], used: set[int], pinned: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Rows of equal layers with unused ones among them: first, one past the last, number of unused layers."""
+def _told(layers: Sequence[Layer], row: Row, side: str, verdict: str) -> str:
+    names = [_common_path(layers[start:stop]) for start, stop in row.unused]
+    named = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} places)"
+    first, last = layers[row.start].path, layers[row.stop - 1].path
+    return (
+        f"{side} {named} is {verdict}, but it stands in a row of equal layers ({first} … {last}) and any other of them "
+        "could be meant: pin a pair of paths to settle it"
+    )
+
+
+def _common_path(layers: Sequence[Layer]) -> str:
+    """The module that holds all these layers and nothing above it, or the first and the last of them."""
+    parts = [layer.path.split(".") for layer in layers]
+    common = [group[0] for group in zip(*parts, strict=False) if len(set(group)) == 1]
+    return ".".join(common) if len(common) > 1 or len(layers) == 1 else f"{layers[0].path} … {layers[-1].path}"
+
+
+def _rows(layers: Sequence[Layer], used: set[int], pinned: Sequence[str]) -> list[Row]:
+    """Rows of equal layers with unused ones among them."""
     signatures: list[Hashable] = [
         position if any(is_below(layer.path, path) for path in pinned) else signature(layer)
         for position, layer in enumerate(layers)
     ]
-    rows: list[tuple[int, int, int]] = []
+    rows: list[Row] = []
     for start, stop in _unused(len(layers), used):
         if not any(layer.kind in DIMENSIONAL for layer in layers[start:stop]):
             continue
         low, high = _slide(signatures, start, stop)
         if high - low < 2 * (stop - start) or not used & set(range(low, high)):
             continue
-        if rows and low < rows[-1][1]:
-            rows[-1] = (rows[-1][0], max(high, rows[-1][1]), rows[-1][2] + stop - start)
+        if rows and low < rows[-1].stop:
+            last = rows.pop()
+            rows.append(Row(last.start, max(high, last.stop), (*last.unused, (start, stop))))
         else:
-            rows.append((low, high, stop - start))
+            rows.append(Row(low, high, ((start, stop),)))
     return rows
 
 
@@ -76,8 +98,5 @@ def _slide(signatures: Sequence[Hashable], start: int, stop: int) -> tuple[int, 
         low -= 1
     while high < len(signatures) and signatures[high] == signatures[high - period]:
         high += 1
-    return low, high
-
-
-def _span(layers: Sequence[Layer], start: int, stop: int) -> str:
-    return f"{layers[start].path} … {layers[stop - 1].path}"
+    # Only whole repetitions are places.
+    return start - (start - low) // period * period, stop + (high - stop) // period * period

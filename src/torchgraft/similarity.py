@@ -35,7 +35,7 @@ def both_directions(source: Network, target: Network, method: Method) -> tuple[f
     there = solve(blocks.values[None], method.exponent).value[0, -1, -1]
     p, q, n, m = blocks.inner.shape
     turned = solve(blocks.inner.transpose(1, 0, 3, 2).reshape(p * q, m, n), method.exponent).value[:, -1, -1]
-    values = np.where(blocks.meets.T, turned.reshape(q, p), 0.0)[np.ix_(blocks.source_class, blocks.target_class)]
+    values = (turned.reshape(q, p) * blocks.weights.T)[np.ix_(blocks.source_class, blocks.target_class)]
     back = solve(values[None], method.exponent).value[0, -1, -1]
     return float(there) / counts[0], float(back) / counts[1]
 

@@ -55,6 +55,4 @@ def test_peak_is_target_and_one_source_tensor(tmp_path: Path, suffix: str) -> No
         text=True,
         check=True,
     )
-    ratio = float(done.stdout)
-    print(suffix, ratio)
-    assert ratio <= 1.2
+    assert float(done.stdout) <= 1.2

@@ -32,6 +32,9 @@ def drawn():
     net.weight.data[:, 0] = torch.tensor([random.random(), np.random.rand(), float(torch.rand(()))])
     return net
 
+def measured():
+    return nn.Linear(3, int(torch.full((), 4).item()))
+
 class Box:
     @staticmethod
     def build():
@@ -157,10 +160,20 @@ def saved(path: Path, model: nn.Module) -> Path:
 def test_checkpoint_with_its_factory(factories: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "old.safetensors", nn.Sequential(nn.Linear(3, 4)))
     found = resolve_source(path, f"python:{factories}:tiny")
-    assert found.module is not None and found.table is not None
+    assert found.module is not None
+    assert found.table is not None
     assert all(tensor.is_meta for tensor in found.module.parameters())
     assert set(found.table.infos()) == set(found.module.state_dict())
     assert resolve_source(path).module is None
+
+
+def test_factory_that_computes_with_values_is_built_with_them(factories: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be built on the meta device"):
+        resolve(f"python:{factories}:measured", role="target", meta=True)
+    path = saved(tmp_path / "old.safetensors", nn.Linear(3, 4))
+    module = resolve_source(path, f"python:{factories}:measured").module
+    assert module is not None
+    assert {key: tuple(t.shape) for key, t in module.state_dict().items()} == {"weight": (4, 3), "bias": (4,)}
 
 
 def test_checkpoint_with_a_factory_that_fits_in_part(factories: str, tmp_path: Path) -> None:
@@ -173,7 +186,7 @@ def test_checkpoint_with_a_factory_that_fits_in_part(factories: str, tmp_path: P
 def test_wrong_factory_is_told_apart(factories: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "old.safetensors", nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))))
     with pytest.raises(
-        CheckpointError, match=r"fits 0 of the 2 .*8 unexpected \(.*, \.\.\.\); 2 misshaped.*wrong model"
+        CheckpointError, match=r"fits 0 of the 2 .*8 unexpected \(.*, \.\.\.\); 2 misshaped.*of another model"
     ):
         resolve_source(path, f"python:{factories}:tiny")
     with pytest.raises(SpecError, match="is a model already"):
@@ -221,7 +234,8 @@ def test_timm_and_torchvision(tmp_path: Path) -> None:
     lines = run(VISION, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)).splitlines()
     assert lines[0] == str(-513)
     assert lines[1] == "True"
-    assert lines[2].startswith("unknown timm model 'resnet10q': did you mean ") and "resnet10t" in lines[2]
+    assert lines[2].startswith("unknown timm model 'resnet10q': did you mean ")
+    assert "resnet10t" in lines[2]
     assert lines[3].startswith("timm:resnet10t,pretrained=True cannot be built: ")
     assert lines[4] == "True"
     assert lines[5] == "True"

@@ -29,7 +29,7 @@ _OPTIONAL = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """What a spec stands for: a module, a table of weights, or a module (on meta) whose weights are in the table."""
+    """What a spec stands for: a module, a table of weights, or both: then the table alone has the values that count."""
 
     name: str
     module: nn.Module | None
@@ -86,7 +86,8 @@ def resolve_source(
 ) -> ResolvedModel:
     """Resolve a source, where ``factory_spec`` may name the model whose weights a checkpoint holds.
 
-    With both, the module is on the meta device (it serves kinds and structure) and the values stay in the table.
+    With both, the module serves kinds and structure, on the meta device where its factory allows it, and the values
+    stay in the table.
 
     Raises:
         SpecError: as for :func:`resolve`, or a factory is given beside a model spec.
@@ -99,11 +100,19 @@ def resolve_source(
     if text.partition(":")[0] in BUILDERS:
         raise SpecError(f"{text} is a model already: give {factory_spec} only beside the path of a checkpoint")
     table = resolve(text, role="source", allow_nonfinite=allow_nonfinite).table
-    module = resolve(factory_spec, role="target", seed=seed, meta=True).module
+    module = _structure(factory_spec, seed)
     if table is None or module is None:
         raise SpecError(f"{text} and {factory_spec} are no pair: give the path of a checkpoint and the spec of a model")
     _check_fit(table, module, factory_spec)
     return ResolvedModel(table.name, module, table)
+
+
+def _structure(factory: str, seed: int) -> nn.Module | None:
+    """Build on the meta device, or with values where the factory computes with them; a real error comes up again."""
+    try:
+        return resolve(factory, role="target", meta=True).module
+    except SpecError:
+        return resolve(factory, role="target", seed=seed).module
 
 
 def _is_path(text: str) -> bool:
@@ -178,6 +187,6 @@ def _check_fit(table: TensorTable, module: nn.Module, factory: str) -> None:
     summary = f"{table.name} fits {fitting} of the {counted} tensors of {factory}: {found}"
     if 2 * fitting < counted:
         raise CheckpointError(
-            f"{summary}: {factory} is the wrong model for this file; name the right one, or none and let the file speak"
+            f"{summary}: by its names this file is of another model; give that one, or none, and the names do not count"
         )
     warnings.warn(summary, stacklevel=3)

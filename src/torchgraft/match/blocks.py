@@ -18,6 +18,9 @@ from torchgraft.score import Scorer
 Floats = NDArray[np.float64]
 Elements = Sequence[Element]
 
+# What a block that meets a single layer counts, beside 1 for block and block.
+_MIXED = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class BlockScores:
@@ -25,21 +28,24 @@ class BlockScores:
 
     Equal blocks share one solution. ``values`` is ``(n elements, m elements)``; ``inner`` holds the layer scores as
     ``(different blocks of the target, of the source, layers, layers)``; ``target_class`` and ``source_class`` number
-    the different blocks, ``meets`` tells which of them may meet.
+    the different blocks, ``weights`` what a pair of them counts.
     """
 
     values: Floats
     inner: Floats
-    meets: NDArray[np.bool_]
+    weights: Floats
     solution: Solution
     target_class: list[int]
     source_class: list[int]
 
 
-def score_blocks(target: Elements, source: Elements, scorer: Scorer, exponent: float, *, mixed: bool) -> BlockScores:
+def score_blocks(
+    target: Elements, source: Elements, scorer: Scorer, exponent: float, *, mixed: bool, leading: bool = False
+) -> BlockScores:
     """Match the layers of every target element with those of every source element.
 
-    ``mixed`` lets a block meet a single layer; the paper scores such a pair 0.
+    ``mixed`` lets a block meet a single layer, at a discount: a network's last norm is not the first one of a block.
+    The paper scores such a pair 0. ``leading``: see :func:`solve`.
     """
     target_rows, target_blocks, target_class = _classes(target)
     source_rows, source_blocks, source_class = _classes(source)
@@ -47,11 +53,12 @@ def score_blocks(target: Elements, source: Elements, scorer: Scorer, exponent: f
     rows, columns = _padded(target_blocks, len(target_rows)), _padded(source_blocks, len(source_rows))
     inner = table[rows[:, None, :, None], columns[None, :, None, :]]
     p, q, n, m = inner.shape
-    solution = solve(inner.reshape(p * q, n, m), exponent)
+    solution = solve(inner.reshape(p * q, n, m), exponent, leading=leading)
     values = solution.value[:, -1, -1].reshape(p, q)
-    meets = np.equal.outer([block[0] for block in target_blocks], [block[0] for block in source_blocks]) | mixed
-    values = np.where(meets, values, 0.0)[np.ix_(target_class, source_class)]
-    return BlockScores(values, inner, meets, solution, target_class, source_class)
+    alike = np.equal.outer([block[0] for block in target_blocks], [block[0] for block in source_blocks])
+    weights = np.where(alike, 1.0, _MIXED if mixed else 0.0)
+    values = (values * weights)[np.ix_(target_class, source_class)]
+    return BlockScores(values, inner, weights, solution, target_class, source_class)
 
 
 def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], list[int]]:

@@ -23,6 +23,9 @@ Integers = NDArray[np.int16]
 # Largest number of floats in the work array of one column step; more pairs are solved in several batches.
 _BATCH = 1 << 21
 
+# Sums that differ by less are the same sum, added up in another order.
+_TIE = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -35,10 +38,13 @@ class Solution:
     run: Integers
 
 
-def solve(scores: Floats, exponent: float = 0.5) -> Solution:
+def solve(scores: Floats, exponent: float = 0.5, *, leading: bool = False) -> Solution:
     """Solve a batch of pairs. ``scores`` is ``(P, n, m)``: pairs, targets, sources; pad with zeros.
 
-    Ties: the source is skipped first, then the target, and the shortest of several equal runs is taken.
+    Ties, read from the end: the source is skipped first, then the target, and the shortest of several equal runs is
+    taken, so that of equal targets the first ones share a source. ``leading`` takes the longest run instead, so that
+    a row of equal blocks is matched from its start and the last ones share: where blocks were appended, the others
+    keep their place. Values do not depend on it.
 
     >>> float(solve(np.ones((1, 2, 1))).value[0, -1, -1])
     1.4142135623730951
@@ -49,11 +55,11 @@ def solve(scores: Floats, exponent: float = 0.5) -> Solution:
     step = max(1, _BATCH // max(1, n * n))
     for start in range(0, pairs, step):
         stop = start + step
-        _solve_batch(scores[start:stop], exponent, value[start:stop], run[start:stop])
+        _solve_batch(scores[start:stop], exponent, leading, value[start:stop], run[start:stop])
     return Solution(value, run)
 
 
-def _solve_batch(scores: Floats, exponent: float, value: Floats, run: Integers) -> None:
+def _solve_batch(scores: Floats, exponent: float, leading: bool, value: Floats, run: Integers) -> None:
     pairs, n, m = scores.shape
     weights = np.arange(1, n + 1, dtype=np.float64) ** -exponent
     # before[d-1, i-1] is the row of dp that a run of d targets ending at i continues from; row n+1 is "no such run".
@@ -69,9 +75,13 @@ def _solve_batch(scores: Floats, exponent: float, value: Floats, run: Integers) 
         previous[:, : n + 1] = value[:, :, j]
         gains = weights[None, :, None] * sums
         gains += previous[:, before]
-        best = gains.argmax(axis=1)
-        matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
-        _fill_column(value, run, j, matched, best)
+        if leading:
+            matched = gains.max(axis=1)
+            best = n - 1 - (gains[:, ::-1] >= matched[:, None] - _TIE).argmax(axis=1)
+        else:
+            best = gains.argmax(axis=1)
+            matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
+        _fill_column(value, run, j, matched, best, _TIE if leading else 0.0)
 
 
 def _run_sums(column: Floats) -> Floats:
@@ -87,13 +97,15 @@ def _run_sums(column: Floats) -> Floats:
     return sums
 
 
-def _fill_column(value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp]) -> None:
+def _fill_column(
+    value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp], tolerance: float
+) -> None:
     skip = value[:, 1:, j]
     value[:, 1:, j + 1] = np.maximum.accumulate(np.maximum(skip, matched), axis=1)
     filled = value[:, :, j + 1]
     above = filled[:, :-1]
-    decision = np.where(above > skip, -1, 0)
-    decision = np.where(matched > np.maximum(skip, above), best + 1, decision)
+    decision = np.where(above > skip + tolerance, -1, 0)
+    decision = np.where(matched > np.maximum(skip, above) + tolerance, best + 1, decision)
     run[:, 1:, j + 1] = decision
 
 

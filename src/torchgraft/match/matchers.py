@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Matcher", "match_bipartite", "match_dp", "match_nbipartite", "match_random"]
+__all__ = ["Matcher", "match_bipartite", "match_dp", "match_in_order", "match_nbipartite", "match_random"]
 
 from collections import defaultdict
 from typing import Protocol
@@ -29,10 +29,17 @@ def match_dp(
     target: Elements, source: Elements, scorer: Scorer, *, exponent: float = 0.5, mixed: bool = False, seed: int = 0
 ) -> Match:
     """Keep the order of both networks; a source may serve a run of consecutive targets (eqs. 2 and 3)."""
+    return match_in_order(target, source, scorer, exponent, mixed=mixed, leading=False)
+
+
+def match_in_order(
+    target: Elements, source: Elements, scorer: Scorer, exponent: float, *, mixed: bool, leading: bool
+) -> Match:
+    """Run both phases of the dynamic program; ``leading`` decides its ties (see :func:`~torchgraft.match.dp.solve`)."""
     if not target or not source:
         return Match((), 0.0)
-    blocks = score_blocks(target, source, scorer, exponent, mixed=mixed)
-    outer = solve(blocks.values[None], exponent)
+    blocks = score_blocks(target, source, scorer, exponent, mixed=mixed, leading=leading)
+    outer = solve(blocks.values[None], exponent, leading=leading)
     target_starts, source_starts = offsets(target), offsets(source)
     pairs: list[Pair] = []
     for first, past, j in trace(outer, 0, len(target), len(source)):

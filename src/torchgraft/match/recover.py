@@ -1,13 +1,13 @@
 """What the dynamic program leaves behind: layers grouped differently on the two sides, and layers that moved.
 
-An edited network is mostly its own source. Two passes after the dynamic program find the rest of it: the first fills
-gaps between matched layers in order, the second gives layers that match nothing in order, but stand elsewhere exactly
-as they are, their own values back. Kinds and shapes decide, never names.
+An edited network is mostly its own source. Three passes after the dynamic program find the rest of it: gaps between
+matched layers are filled in order; order is given up where most of the network stands elsewhere exactly as it is; and
+single parts that moved get their own values back. Kinds and shapes decide, never names.
 """
 
 from __future__ import annotations
 
-__all__ = ["fill_gaps", "find_moved", "match_graft", "owners", "signature"]
+__all__ = ["exact_targets", "fill_gaps", "find_moved", "match_graft", "owners", "rearrange", "signature"]
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from difflib import SequenceMatcher
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match.blocks import Elements
 from torchgraft.match.dp import solve, trace
-from torchgraft.match.matchers import match_dp
+from torchgraft.match.matchers import match_in_order
 from torchgraft.records import Layer, Match, Pair
 from torchgraft.score import Scorer
 
@@ -37,7 +37,7 @@ def fill_gaps(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer, ex
         if not free:
             continue
         scores = scorer([target[i] for i in targets], [source[j] for j in free])
-        solution = solve(scores[None], exponent)
+        solution = solve(scores[None], exponent, leading=True)
         for first, past, s in trace(solution, 0, len(targets), len(free)):
             for t in range(first, past):
                 if scores[t, s] > 0:
@@ -62,8 +62,7 @@ def find_moved(chosen: Chosen, target: Layers, source: Layers) -> Chosen:
     mix units (convolutions, linear layers), one such layer where nothing served the target so far, or a layer whose
     kind and shape stand once in each network.
     """
-    owner = owners(chosen)
-    exact = {t for t, pair in chosen.items() if pair.score == 1.0 and owner[pair.source] == t}
+    exact = exact_targets(chosen)
     used = {chosen[t].source for t in exact}
     left = {i: signature(layer) for i, layer in enumerate(target) if i not in exact}
     right = {j: signature(layer) for j, layer in enumerate(source) if j not in used}
@@ -116,14 +115,40 @@ def _separated(places: Places, mark: int) -> Places:
     return out
 
 
+def rearrange(chosen: Chosen, target: Layers, source: Layers) -> Chosen:
+    """Give up the order where the target is the source with its parts rearranged.
+
+    That is so where most target layers have an exact counterpart, yet order lets less than 95 % of them meet one of
+    their own. Then the longest common runs are taken first, wherever they stand, and only what is left keeps its match.
+    """
+    counts = [Counter(map(signature, layers)) for layers in (target, source)]
+    possible = sum((counts[0] & counts[1]).values())
+    met = exact_targets(chosen)
+    if 2 * possible < len(target) or len(met) >= 0.95 * possible:
+        return chosen
+    places = [list(enumerate(map(signature, layers))) for layers in (target, source)]
+    runs = {t: Pair(t, t + other - start, 1.0) for start, other, size in _common_runs(*places) for t in range(start, start + size)}
+    if len(runs) <= len(met):
+        return chosen
+    taken = {pair.source for pair in runs.values()}
+    return {t: pair for t, pair in chosen.items() if pair.source not in taken} | runs
+
+
+def exact_targets(chosen: Chosen) -> set[int]:
+    """Targets that have an equal source layer of their own."""
+    owner = owners(chosen)
+    return {t for t, pair in chosen.items() if pair.score == 1.0 and owner[pair.source] == t}
+
+
 def match_graft(
     target: Elements, source: Elements, scorer: Scorer, *, exponent: float = 0.5, mixed: bool = True, seed: int = 0
 ) -> Match:
-    """The dynamic program, then both recovery passes. The score is the dynamic program's."""
-    match = match_dp(target, source, scorer, exponent=exponent, mixed=mixed, seed=seed)
+    """The dynamic program, then the three recovery passes. The score is the dynamic program's."""
+    match = match_in_order(target, source, scorer, exponent, mixed=mixed, leading=True)
     layers = [[layer for element in elements for layer in element.layers] for elements in (target, source)]
     chosen = {pair.target: pair for pair in match.pairs}
     chosen = fill_gaps(chosen, layers[0], layers[1], scorer, exponent)
+    chosen = rearrange(chosen, layers[0], layers[1])
     chosen = find_moved(chosen, layers[0], layers[1])
     return Match(tuple(chosen[t] for t in sorted(chosen)), match.score)
 

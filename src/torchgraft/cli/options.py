@@ -1,0 +1,221 @@
+"""The options that several commands share, and how they become arguments of the library."""
+
+from __future__ import annotations
+
+__all__ = [
+    "check_destinations",
+    "exponent_option",
+    "json_option",
+    "library_options",
+    "method_option",
+    "planning_options",
+    "quiet_option",
+    "read_json_file",
+    "result_only_option",
+    "seed_option",
+    "source_option",
+]
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from torchgraft._api import Options
+from torchgraft.errors import CheckpointError, SpecError
+from torchgraft.match import MATCHERS
+from torchgraft.transfer.operators import OPERATORS
+from torchgraft.transfer.planning import METHODS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _pins(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Read ``TARGET=SOURCE`` pairs of dotted paths."""
+    pins: dict[str, str] = {}
+    for value in values:
+        target, sign, source = (part.strip() for part in value.partition("="))
+        if not sign:
+            raise click.BadParameter(f"{value!r} is not TARGET=SOURCE, as in backbone.layer3=body.stage3")
+        if pins.setdefault(target, source) != source:
+            raise click.BadParameter(f"{target!r} is pinned to {pins[target]!r} and to {source!r}: keep one of the two")
+    return pins
+
+
+def _explained(table: Mapping[str, Callable[..., Any]]) -> str:
+    """Say what each strategy of a table does, in the first sentence of its own documentation."""
+    sentences = {
+        name: re.split(r"(?<=\.)\s+(?=[A-Z])", (function.__doc__ or "").strip())[0] for name, function in table.items()
+    }
+    return " ".join(
+        f"{name}: {text[0].lower()}{' '.join(text[1:].split())}" for name, text in sentences.items() if text
+    )
+
+
+method_option = click.option(
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default="graft",
+    show_default=True,
+    help="graft serves every tensor of any network; dpiat is the published method (arXiv:2212.13970) to the letter.",
+)
+exponent_option = click.option(
+    "--exponent",
+    type=float,
+    metavar="X",
+    help="Weight a source layer that serves d target layers in a row by d**-X, 0 < X < 1.  [default: 0.5]",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of every random draw, the target's own initialization included.",
+)
+source_option = click.option(
+    "--source",
+    "factory",
+    metavar="SPEC",
+    help="The model whose weights the file SOURCE holds, as in timm:resnet50. "
+    "Without it kinds and blocks are inferred from the file's names and shapes.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+
+result_only_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+
+_PLANNING = (
+    method_option,
+    click.option(
+        "--matcher",
+        type=click.Choice(list(MATCHERS)),
+        help=f"How layers are paired, if not as the method does it. {_explained(MATCHERS)}",
+    ),
+    click.option(
+        "--operator",
+        type=click.Choice(list(OPERATORS)),
+        help=f"How a tensor is written into one of another shape, likewise. {_explained(OPERATORS)}",
+    ),
+    exponent_option,
+    click.option(
+        "--pin",
+        "pins",
+        callback=_pins,
+        multiple=True,
+        metavar="TARGET=SOURCE",
+        help="Match these two paths, whole subtrees too, with each other and nothing else. Repeatable.",
+    ),
+    click.option(
+        "--exclude-target",
+        multiple=True,
+        metavar="PATH",
+        help="Leave this part of the target as it is. Repeatable.",
+    ),
+    click.option(
+        "--exclude-source",
+        multiple=True,
+        metavar="PATH",
+        help="Take nothing from this part of the source. Repeatable.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE.json",
+        help='Which target class is which source class, as {"0": 281, "1": 207}. Without it rows of the head '
+        "correspond by position.",
+    ),
+    seed_option,
+)
+
+
+def planning_options(command: Command) -> Command:
+    """Add the options that decide what a plan looks like."""
+    for option in reversed(_PLANNING):
+        command = option(command)
+    return command
+
+
+def library_options(given: Mapping[str, Any]) -> Options:
+    """Turn the values of :func:`planning_options` into keyword arguments of :func:`torchgraft.plan`.
+
+    Raises:
+        SpecError: the label file is no map of classes.
+    """
+    options = {key: value for key, value in given.items() if value not in (None, (), {})}
+    if "labels" in options:
+        options["labels"] = _labels(options["labels"])
+    return cast(Options, options)
+
+
+def read_json_file(path: Path) -> str:
+    """Return the text of a small file that the user wrote or an earlier command did.
+
+    Raises:
+        CheckpointError: it is not there, is a folder, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is no text file: give a file of JSON") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}: check the path") from None
+
+
+def _labels(path: Path) -> dict[int, int]:
+    text = read_json_file(path)
+    try:
+        content = json.loads(text, object_pairs_hook=_distinct)
+        if not isinstance(content, dict) or not content or not all(type(value) is int for value in content.values()):
+            raise ValueError("not an object of integers")
+        return _distinct((int(target), source) for target, source in content.items())
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f'{path} is no map of classes ({error}): write {{"target class": source class, ...}}') from None
+
+
+def _distinct(pairs: Any) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"class {key} is there twice")
+        found[key] = value
+    return found
+
+
+def check_destinations(outputs: Mapping[str, Path | None], *inputs: str | Path | None) -> None:
+    """Refuse, before any work is done, to write where it cannot be done or where it would destroy an input.
+
+    Raises:
+        CheckpointError: a folder stands there or is missing, or the file is also read or named twice.
+    """
+    seen: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder: give the name of a file to {option}")
+        if not path.parent.is_dir():
+            raise CheckpointError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first")
+        if not os.access(path.parent, os.W_OK):
+            raise CheckpointError(f"{path} cannot be written: no permission in {path.parent}; give another place")
+        if any(_is_read(path, given) for given in inputs):
+            raise CheckpointError(f"{path} is read from, and {option} would destroy it: give another name")
+        other = seen.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise CheckpointError(f"{path} is named by both {other} and {option}: give two names")
+
+
+def _is_read(path: Path, given: str | Path | None) -> bool:
+    """Tell whether an existing file is the input, or lies in the folder where the input's parts lie."""
+    if given is None or not path.exists():
+        return False
+    text = os.fspath(given)
+    candidates = [Path(text), Path(text.rpartition("#")[0] or text), Path(text.removeprefix("hf:").partition(",")[0])]
+    for file in candidates:
+        folder = file if file.is_dir() else file.parent if file.name.endswith(".index.json") else None
+        if (file.is_file() and path.samefile(file)) or (folder is not None and path.parent.samefile(folder)):
+            return True
+    return False
