@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ARCHITECTURES", "Architecture", "build", "names"]
+__all__ = ["ARCHITECTURES", "Architecture", "build", "classes", "names"]
 
 import importlib
 from collections.abc import Mapping
@@ -25,7 +25,9 @@ _T5 = {
     "vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
     "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
 }  # fmt: skip
-_GPT = {"vocab_size": 99, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+_GPT = {
+    "vocab_size": 99, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 _IMAGE = {
     "image_size": 32, "patch_size": 8, "num_channels": 3, "hidden_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 4, "intermediate_size": 48,
@@ -37,6 +39,9 @@ _AUDIO = {
 }  # fmt: skip
 _TINY_TEXT = {key: _TEXT[key] for key in _TEXT if not key.endswith("token_id")}
 _STAGES = {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32]}
+_SWIN = {
+    "image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 4], "window_size": 4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +71,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "deberta": Architecture("DebertaConfig", "DebertaForMaskedLM", {**_TEXT, "relative_attention": True}),
     "deberta_v2": Architecture(
         "DebertaV2Config", "DebertaV2ForMaskedLM",
-        {**_TEXT, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
+        {**_TEXT, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"],
+         "share_att_key": True},
     ),
     "mpnet": Architecture("MPNetConfig", "MPNetForMaskedLM", _TEXT),
     "mobilebert": Architecture(
         "MobileBertConfig", "MobileBertForMaskedLM",
         {**_TEXT, "embedding_size": 32, "intra_bottleneck_size": 16, "num_feedforward_networks": 2},
     ),
-    "modernbert": Architecture("ModernBertConfig", "ModernBertForMaskedLM", {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}),
+    "modernbert": Architecture(
+        "ModernBertConfig", "ModernBertForMaskedLM", {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}
+    ),
     "longformer": Architecture("LongformerConfig", "LongformerForMaskedLM", {**_TEXT, "attention_window": [8, 8]}),
     "fnet": Architecture("FNetConfig", "FNetForMaskedLM", _TEXT),
     "esm": Architecture("EsmConfig", "EsmForMaskedLM", {**_TEXT, "position_embedding_type": "rotary"}),
@@ -82,14 +90,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "openai_gpt": Architecture("OpenAIGPTConfig", "OpenAIGPTLMHeadModel", _GPT),
     "gpt_neo": Architecture(
         "GPTNeoConfig", "GPTNeoForCausalLM",
-        {"vocab_size": 99, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
-         "max_position_embeddings": 64, "window_size": 8, "bos_token_id": 1, "eos_token_id": 2},
+        {"vocab_size": 99, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8, "bos_token_id": 1,
+         "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64, "eos_token_id": 2},
     ),
     "gpt_neox": Architecture("GPTNeoXConfig", "GPTNeoXForCausalLM", _TEXT),
     "gpt_j": Architecture("GPTJConfig", "GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
     "gpt_bigcode": Architecture("GPTBigCodeConfig", "GPTBigCodeForCausalLM", _GPT),
     "codegen": Architecture("CodeGenConfig", "CodeGenForCausalLM", {**_GPT, "n_ctx": 64, "rotary_dim": 4}),
-    "bloom": Architecture("BloomConfig", "BloomForCausalLM", {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "bloom": Architecture(
+        "BloomConfig", "BloomForCausalLM", {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    ),
     "mpt": Architecture(
         "MptConfig", "MptForCausalLM", {"vocab_size": 99, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}
     ),
@@ -126,7 +136,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     # State spaces and other recurrences.
     "mamba": Architecture(
-        "MambaConfig", "MambaForCausalLM", {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+        "MambaConfig", "MambaForCausalLM",
+        {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
     ),
     "mamba2": Architecture(
         "Mamba2Config", "Mamba2ForCausalLM",
@@ -153,8 +164,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     # Sound.
     "whisper": Architecture(
         "WhisperConfig", "WhisperForConditionalGeneration",
-        {**_SEQ2SEQ, "num_mel_bins": 16, "max_source_positions": 30, "max_target_positions": 32, "suppress_tokens": None,
-         "begin_suppress_tokens": None},
+        {**_SEQ2SEQ, "num_mel_bins": 16, "max_source_positions": 30, "max_target_positions": 32,
+         "suppress_tokens": None, "begin_suppress_tokens": None},
         "speech2text",
     ),
     "wav2vec2": Architecture("Wav2Vec2Config", "Wav2Vec2ForCTC", _AUDIO, "wave"),
@@ -170,7 +181,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "vit": Architecture("ViTConfig", "ViTForImageClassification", _IMAGE, "image"),
     "deit": Architecture("DeiTConfig", "DeiTForImageClassificationWithTeacher", _IMAGE, "image"),
     "beit": Architecture(
-        "BeitConfig", "BeitForImageClassification", {**_IMAGE, "use_relative_position_bias": True, "vocab_size": 32}, "image"
+        "BeitConfig", "BeitForImageClassification",
+        {**_IMAGE, "use_relative_position_bias": True, "vocab_size": 32}, "image",
     ),
     "dinov2": Architecture("Dinov2Config", "Dinov2ForImageClassification", _IMAGE, "image"),
     "vit_mae": Architecture(
@@ -181,16 +193,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "swin": Architecture(
         "SwinConfig", "SwinForImageClassification",
-        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 4], "window_size": 4},
-        "image",
+        _SWIN, "image",
     ),
     "swinv2": Architecture(
         "Swinv2Config", "Swinv2ForImageClassification",
-        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 4], "window_size": 4},
-        "image",
+        _SWIN, "image",
     ),
-    "convnext": Architecture("ConvNextConfig", "ConvNextForImageClassification", {**_STAGES, "image_size": 32}, "image"),
-    "convnext_v2": Architecture("ConvNextV2Config", "ConvNextV2ForImageClassification", {**_STAGES, "image_size": 32}, "image"),
+    "convnext": Architecture(
+        "ConvNextConfig", "ConvNextForImageClassification", {**_STAGES, "image_size": 32}, "image"
+    ),
+    "convnext_v2": Architecture(
+        "ConvNextV2Config", "ConvNextV2ForImageClassification", {**_STAGES, "image_size": 32}, "image"
+    ),
     "resnet": Architecture(
         "ResNetConfig", "ResNetForImageClassification", {**_STAGES, "embedding_size": 8}, "image"
     ),
@@ -204,7 +218,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "image",
     ),
     "poolformer": Architecture(
-        "PoolFormerConfig", "PoolFormerForImageClassification", {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32]}, "image"
+        "PoolFormerConfig", "PoolFormerForImageClassification", _STAGES, "image"
     ),
     "mobilevit": Architecture(
         "MobileViTConfig", "MobileViTForImageClassification",
@@ -213,12 +227,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "mask_former_swin": Architecture(
         "MaskFormerSwinConfig", "MaskFormerSwinModel",
-        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 4], "window_size": 4},
-        "image",
+        _SWIN, "image",
     ),
-    "detr": Architecture("DetrConfig", "DetrForObjectDetection", {}, "detr"),
-    "deformable_detr": Architecture("DeformableDetrConfig", "DeformableDetrForObjectDetection", {}, "detr"),
-    "rt_detr": Architecture("RTDetrConfig", "RTDetrForObjectDetection", {}, "rt_detr"),
+    "detr": Architecture("DetrConfig", "DetrForObjectDetection", {}, "scene"),
+    "deformable_detr": Architecture("DeformableDetrConfig", "DeformableDetrForObjectDetection", {}, "scene"),
+    "rt_detr": Architecture("RTDetrConfig", "RTDetrForObjectDetection", {}, "scene"),
     # Images and text.
     "clip": Architecture("CLIPConfig", "CLIPModel", {}, "clip"),
     "siglip": Architecture("SiglipConfig", "SiglipModel", {}, "clip"),
@@ -233,8 +246,19 @@ def names() -> list[str]:
     return list(ARCHITECTURES)
 
 
+def classes(name: str) -> tuple[Any, Any]:
+    """Import the classes of the configuration and of the model.
+
+    Raises:
+        KeyError: there is no such architecture.
+    """
+    transformers = importlib.import_module("transformers")
+    chosen = ARCHITECTURES[name]
+    return getattr(transformers, chosen.config), getattr(transformers, chosen.model)
+
+
 def build(name: str) -> nn.Module:
-    """Build one architecture with random weights, in evaluation mode.
+    """Build one architecture with fresh random weights.
 
     Args:
         name: one of :func:`names`.
@@ -242,30 +266,31 @@ def build(name: str) -> nn.Module:
     Raises:
         KeyError: there is no such architecture.
     """
+    config, kind = classes(name)
     chosen = ARCHITECTURES[name]
-    transformers = importlib.import_module("transformers")
-    config = getattr(transformers, chosen.config)(**chosen.options, **_nested(transformers, chosen))
-    model: nn.Module = getattr(transformers, chosen.model)(config)
-    return model.eval()
+    model: nn.Module = kind(config(**chosen.options, **_nested(chosen)))
+    return model
 
 
-def _nested(transformers: Any, chosen: Architecture) -> dict[str, Any]:
+def _nested(chosen: Architecture) -> dict[str, Any]:
     """Options that are configurations themselves: towers of a pair, the backbone of a detector."""
     if chosen.inputs == "clip" and chosen.config != "ViltConfig":
         text = {**_TINY_TEXT, "projection_dim": 16}
         return {"text_config": text, "vision_config": {**_IMAGE, "projection_dim": 16}, "projection_dim": 16}
-    if chosen.inputs in ("detr", "rt_detr"):
-        kind = "ResNetConfig" if chosen.inputs == "detr" else "RTDetrResNetConfig"
-        stages = ["stage2", "stage3", "stage4"] if chosen.config != "DetrConfig" else ["stage4"]
-        backbone = getattr(transformers, kind)(**_STAGES, embedding_size=8, out_features=stages)
-        return {"backbone_config": backbone, **_DETECTORS[chosen.config]}
+    if chosen.config in _DETECTORS:
+        kind = "RTDetrResNetConfig" if chosen.config == "RTDetrConfig" else "ResNetConfig"
+        stages = ["stage4"] if chosen.config == "DetrConfig" else ["stage2", "stage3", "stage4"]
+        backbone = getattr(importlib.import_module("transformers"), kind)
+        options = _DETECTORS[chosen.config]
+        return {"backbone_config": backbone(**_STAGES, embedding_size=8, out_features=stages), **options}
     return {}
 
 
 _DETECTORS: Mapping[str, Mapping[str, Any]] = {
     "DetrConfig": {**_SEQ2SEQ, "num_queries": 5, "use_timm_backbone": False, "use_pretrained_backbone": False},
     "DeformableDetrConfig": {
-        **_SEQ2SEQ, "num_queries": 5, "num_feature_levels": 3, "use_timm_backbone": False, "use_pretrained_backbone": False,
+        **_SEQ2SEQ, "num_queries": 5, "num_feature_levels": 3, "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
     },
     "RTDetrConfig": {
         "d_model": 32, "encoder_hidden_dim": 32, "encoder_in_channels": [16, 24, 32], "encoder_ffn_dim": 48,

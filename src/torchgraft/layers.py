@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Own", "Structure", "free_layers", "layers_of", "linear_structures"]
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -11,6 +12,8 @@ from math import prod
 from torchgraft.attention import Heads, fused_parts, units_of
 from torchgraft.kinds import GATES, kind_of_tensors
 from torchgraft.records import Layer, Part, Shape, TensorSpec
+
+_GATED_ROLES = frozenset(f"{what}_{which}" for what in ("weight", "bias") for which in ("ih", "hh", "hr"))
 
 #: Specs of the tensors that a module itself puts into the state dict, by local name.
 Own = dict[str, TensorSpec]
@@ -69,9 +72,14 @@ def layers_of(
     if kind in GATES:
         return tuple(_recurrent_layers(path, kind, own))
     if kind:
-        weight = own.get("weight")
-        return (Layer(path, kind, weight.shape if weight else None, tuple(own.values()), patchify),)
+        return (Layer(path, kind, _shape_of(own), tuple(own.values()), patchify),)
     return tuple(free_layers(path, own))
+
+
+def _shape_of(own: Own) -> Shape | None:
+    """Shape that stands for a layer: its weight's, or its largest tensor's where it has none (a norm without gains)."""
+    weight = own.get("weight") or max(own.values(), key=lambda spec: (len(spec.shape), spec.size), default=None)
+    return weight.shape if weight else None
 
 
 def free_layers(path: str, own: Own) -> Iterator[Layer]:
@@ -82,17 +90,21 @@ def free_layers(path: str, own: Own) -> Iterator[Layer]:
 
 
 def _linear_parts(path: str, own: Own, structure: Structure) -> Iterator[Layer]:
-    """One layer for each part that a linear layer stacks along its outputs."""
+    """One layer for each part that a linear layer stacks along its outputs; what has another shape stays whole."""
     columns, start = structure.columns, 0
+    total = sum(prod(row) for row in structure.rows)
+    stacked = {(total,), (total, prod(columns))[:: -1 if structure.transpose else 1]}
+    yield from free_layers(path, {role: spec for role, spec in own.items() if spec.shape not in stacked})
+    own = {role: spec for role, spec in own.items() if spec.shape in stacked}
     for number, row in enumerate(structure.rows):
         out, tensors = prod(row), []
         for role, spec in own.items():
             rank = len(spec.shape)
             part = None
-            if len(structure.rows) > 1 and rank:
+            if len(structure.rows) > 1:
                 part = Part(rank - 1 if structure.transpose else 0, start, start + out)
-            shape: Shape = (out, prod(columns)) if rank == 2 else ((out,) if rank == 1 else spec.shape)
-            units = (row, columns) if rank == 2 else ((row,) if rank == 1 else ())
+            shape: Shape = (out, prod(columns)) if rank == 2 else (out,)
+            units = (row, columns) if rank == 2 else (row,)
             units = units if any(len(factors) > 1 for factors in units) else ()
             tensors.append(TensorSpec(
                 spec.key, role, shape, spec.dtype, spec.buffer, part, structure.transpose and rank == 2, units
@@ -121,22 +133,43 @@ def _attention_layers(path: str, own: Own, heads: Heads | None) -> Iterator[Laye
     yield from free_layers(path, {role: spec for role, spec in own.items() if role not in taken})
 
 
+# Role, depth and direction, and what a parametrization or a pruning adds: "parametrizations.weight_hh_l0.original1".
+_GATED = re.compile(r"(?P<stem>.*?(?:weight|bias)_(?:ih|hh|hr))(?:_l(?P<tail>\d+(?:_reverse)?))?(?P<rest>.*)")
+
+
 def _recurrent_layers(path: str, kind: str, own: Own) -> Iterator[Layer]:
-    """One layer per depth and direction of a recurrent stack, its gates as units of the first axis."""
-    groups: dict[str, list[TensorSpec]] = {}
+    """One layer per depth and direction of a recurrent stack, its gates as units of the first axis.
+
+    Deeper layers of a bidirectional stack read both directions side by side: two units of the second axis.
+    """
+    groups: dict[str, Own] = {}
     for role, spec in own.items():
-        stem, _, tail = role.partition("_l")
-        gates = 1 if stem == "weight_hr" else GATES[kind]
-        rows = (gates, spec.shape[0] // gates) if gates > 1 else (spec.shape[0],)
-        groups.setdefault(tail, []).append(replace(spec, role=stem, units=_units(rows, spec.shape)))
+        found = _GATED.fullmatch(role)
+        stem, tail, rest = found.group("stem", "tail", "rest") if found else (role, "", "")
+        groups.setdefault(tail or "", {})[stem + rest] = replace(spec, role=stem + rest)
+    both = any(tail.endswith("_reverse") for tail in groups)
     for tail, specs in groups.items():
-        weight = next(spec for spec in specs if spec.role == "weight_ih")
-        yield Layer(f"{path}[{tail}]" if tail else path, kind, weight.shape, tuple(specs))
+        reads_both = both and not tail.startswith("0")
+        tensors = tuple(_gated_units(spec, kind, reads_both) for spec in specs.values())
+        weight = specs.get("weight_ih") or max(specs.values(), key=lambda spec: spec.size)
+        yield Layer(f"{path}[{tail}]" if tail else path, kind, weight.shape, tensors)
+
+
+def _gated_units(spec: TensorSpec, kind: str, reads_both: bool) -> TensorSpec:
+    if spec.role not in _GATED_ROLES or not spec.shape:
+        return spec
+    gates = 1 if spec.role == "weight_hr" else GATES[kind]
+    rows = (gates, spec.shape[0] // gates) if gates > 1 and spec.shape[0] % gates == 0 else (spec.shape[0],)
+    columns = [(size,) for size in spec.shape[1:]]
+    if reads_both and spec.role == "weight_ih" and spec.shape[1] % 2 == 0:
+        columns = [(2, spec.shape[1] // 2)]
+    units = (rows, *columns)
+    return replace(spec, units=units if any(len(factors) > 1 for factors in units) else ())
 
 
 def _gated_kind(own: Own) -> str:
     """Tell the recurrent kinds apart by their number of gates; only a projected one, always an LSTM, hides it."""
-    hidden = next(spec.shape for role, spec in own.items() if role.startswith("weight_hh"))
+    hidden = next((spec.shape for role, spec in own.items() if role.startswith("weight_hh")), (4, 1))
     return next((kind for kind, gates in GATES.items() if hidden[0] == gates * hidden[1]), "lstm")
 
 

@@ -86,21 +86,24 @@ def read_module(module: nn.Module, name: str = "") -> Network:
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:
+    kind = kind_of_type(type(module)) or ""
+    if not (module._parameters or module._buffers or module._modules):
+        return Node(path, kind)
     shared = id(module) in reader.seen
     reader.seen.add(id(module))
-    kind = kind_of_type(type(module)) or ""
     prefix = f"{path}." if path else ""
     own = reader.own_tensors(module, prefix)
     parametrized = module._modules.get("parametrizations")
-    shape = own["weight"].shape if "weight" in own else None
     if parametrized is not None:
         own |= _parametrized_tensors(reader, parametrized, prefix)
-        shape = own["weight"].shape if "weight" in own else None
     layers: tuple[Layer, ...] = ()
     if own:
         heads = heads_of(module, 0) if kind == "attention" else None
-        layers = layers_of(path, kind, own, structure, heads, _is_patchify(module))
-    return Node(path, kind, layers, tuple(_children(reader, module, prefix)), shape, shared)
+        patchify = kind.startswith("conv") and _is_patchify(module)
+        layers = layers_of(path, kind, own, structure, heads, patchify)
+    children = tuple(_children(reader, module, prefix)) if module._modules else ()
+    weight = own.get("weight")
+    return Node(path, kind, layers, children, weight.shape if weight else None, shared)
 
 
 def _parametrized_tensors(reader: _Reader, parametrized: nn.Module, prefix: str) -> Own:
@@ -129,30 +132,34 @@ def _is_patchify(module: nn.Module) -> bool:
 
 
 def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:
-    modules = {
-        name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"
-    }
-    structures = _structures(module, modules)
-    met: set[int] = set()
+    modules = {name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"}
+    once: dict[int, str] = {}
+    for name, child in modules.items():
+        once.setdefault(id(child), name)
+    structures = _structures(module, {name: modules[name] for name in once.values()})
     for name, child in modules.items():
         node = _walk(reader, child, prefix + name, structures.get(name))
-        if id(child) not in met:  # a module once per parent, as children() does; its further names are ties alone
-            met.add(id(child))
+        if once[id(child)] == name:  # a module once per parent, as children() does; its further names are only ties
             yield node
 
 
 def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, Structure]:
     widths: dict[str, tuple[int, int, bool]] = {}
-    once = {id(child): name for name, child in reversed(modules.items())}
     for name, child in modules.items():
-        if once[id(child)] != name:
-            continue
-        transpose = type(child).__name__ == "Conv1D" and "nf" in child.__dict__  # GPT-2 stores (in, out)
-        weight = child._parameters.get("weight") if transpose or isinstance(child, nn.Linear) else None
+        storage = _linear_storage(type(child))
+        weight = child._parameters.get("weight") if storage else None
         if weight is not None and not isinstance(weight, UninitializedTensorMixin) and weight.ndim == 2:
             rows, columns = weight.shape
-            widths[name] = (columns, rows, True) if transpose else (rows, columns, False)
+            widths[name] = (columns, rows, True) if storage == "in, out" else (rows, columns, False)
     if not widths:
         return {}
     heads: Heads | None = heads_of(parent, next(iter(widths.values()))[1])
     return linear_structures(widths, heads, complete=isinstance(parent, nn.MultiheadAttention))
+
+
+@lru_cache(maxsize=None)
+def _linear_storage(type_: type[nn.Module]) -> str:
+    """How a type of linear layer stores its weight; empty for other types. GPT-2's ``Conv1D`` stores ``(in, out)``."""
+    if issubclass(type_, nn.Linear):
+        return "out, in"
+    return "in, out" if type_.__name__ == "Conv1D" and type_.__module__.startswith("transformers.") else ""

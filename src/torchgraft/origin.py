@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchgraft.errors import SpecError
+from torchgraft.errors import ApplyError, SpecError
 from torchgraft.io import DictTable, TensorTable, resolve, resolve_source
 from torchgraft.network import read_module, unwrap
 from torchgraft.records import Network, Node, Shape
 from torchgraft.table import read_table
 from torchgraft.transfer.apply import stored_tensors
+from torchgraft.transfer.parametrized import computed_value
 
 ModelLike = nn.Module | Mapping[str, Tensor] | TensorTable | str | os.PathLike[str]
 Factory = str | Callable[[], nn.Module]
@@ -88,15 +89,16 @@ def _of_module(module: nn.Module, name: str = "") -> Origin:
     network = read_module(module, name)
 
     def values(key: str) -> Tensor:
-        if key in tensors:
-            return tensors[key]
-        path, _, attribute = key.rpartition(".")  # a parametrized weight is computed, not stored
-        with torch.no_grad():
-            value: Tensor = getattr(module.get_submodule(path), attribute)
+        value = tensors[key] if key in tensors else computed_value(module, key)
+        if value.is_meta:
+            raise ApplyError(
+                f"the source's {key} is on the meta device and has no values: load the source's weights, or plan alone"
+            )
         return value
 
     shapes = {key: spec.shape for key, spec in network.tensors.items()}
-    return Origin(network, values, _Computed(shapes, network))
+    hollow = any(tensor.is_meta for tensor in tensors.values())
+    return Origin(network, values, _Computed(shapes, network), checks=hollow)
 
 
 class _Computed(dict[str, Shape]):

@@ -5,8 +5,7 @@ from __future__ import annotations
 __all__ = ["STANDARDIZERS", "Standardizer", "standardize_graft", "standardize_paper"]
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from torchgraft.kinds import DIMENSIONAL, PAPER_KINDS
@@ -16,21 +15,20 @@ from torchgraft.records import Element, Layer, Network, Node
 _UNIT_LIMIT = 24
 
 
+# A single layer, or the layers of a block.
+_Item = Layer | tuple[Layer, ...]
+
+# What a subtree became: depth 0 is one layer, depth 1 one block, depth 2 a list of blocks and layers.
+_Group = tuple[int, list[_Item]]
+
+Own = Callable[[Node], tuple[Layer, ...]]
+Vote = Callable[[int, int], bool]
+
+
 class Standardizer(Protocol):
     """Turns a network into the sequence of elements that is scored and matched."""
 
     def __call__(self, network: Network) -> tuple[Element, ...]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """What a subtree became: depth 0 is one layer, depth 1 one block, depth 2 a list of elements."""
-
-    depth: int
-    elements: tuple[Element, ...]
-
-    def layers(self) -> tuple[Layer, ...]:
-        return tuple(layer for element in self.elements for layer in element.layers)
 
 
 def standardize_paper(network: Network) -> tuple[Element, ...]:
@@ -63,59 +61,63 @@ def standardize_graft(network: Network) -> tuple[Element, ...]:
     return _standardize(network.root, lambda node: () if node.shared else node.layers, lambda blocks, singles: singles >= blocks, True)
 
 
-def _standardize(
-    root: Node, own: Callable[[Node], tuple[Layer, ...]], unpacks: Callable[[int, int], bool], units: bool
-) -> tuple[Element, ...]:
+def _standardize(root: Node, own: Own, unpacks: Vote, units: bool) -> tuple[Element, ...]:
     def walk(node: Node, is_root: bool) -> _Group:
         mine = own(node)
-        if mine and (not node.children or not units):
-            single = tuple(Element((layer,), False) for layer in mine)
-            return _Group(0, single) if len(single) == 1 else _Group(1, single)
+        if mine and not (node.children and units):
+            return (0 if len(mine) == 1 else 1), list(mine)
         if node.shared and units:
-            return _Group(1, ())
-        only = len(node.children) == 1 and not mine
-        groups = [walk(child, is_root and only) for child in node.children]
-        if units:
-            groups = _settle_units(groups)
-        return _join(mine, groups, unpacks, is_root)
+            return 1, []
+        only = is_root and len(node.children) == 1 and not mine
+        groups = [walk(child, only) for child in node.children]
+        return _join([*mine], _settle_units(groups) if units else groups, unpacks, is_root)
 
-    return walk(root, True).elements
+    items = walk(root, True)[1]
+    return tuple(Element(item, True) if isinstance(item, tuple) else Element((item,), False) for item in items)
 
 
-def _join(mine: tuple[Layer, ...], groups: Sequence[_Group], unpacks: Callable[[int, int], bool], is_root: bool) -> _Group:
-    elements: list[Element] = [Element((layer,), False) for layer in mine]
-    for group in groups:
-        layers = group.layers()
-        if group.depth != 1 or _dimensional(layers) < 2:
-            elements.extend(group.elements if group.depth != 1 else (Element((layer,), False) for layer in layers))
+def _join(items: list[_Item], groups: Sequence[_Group], unpacks: Vote, is_root: bool) -> _Group:
+    """Steps 3 and 4 of Algorithm 1: what the children became, and whether their blocks are unpacked."""
+    for depth, inner in groups:
+        if depth == 1 and _dimensional(inner) >= 2:
+            items.append(_layers(inner))
         else:
-            elements.append(Element(layers, True))
-    blocks = sum(element.block for element in elements)
-    if not is_root and unpacks(blocks, len(elements) - blocks):
-        return _Group(1, tuple(Element((layer,), False) for element in elements for layer in element.layers))
-    if len(elements) == 1:
-        return _Group(1, tuple(Element((layer,), False) for layer in elements[0].layers))
-    return _Group(2, tuple(elements))
+            items += inner
+    blocks = sum(isinstance(item, tuple) for item in items)
+    if (not is_root and unpacks(blocks, len(items) - blocks)) or len(items) == 1:
+        return 1, list(_layers(items))
+    return 2, items
 
 
-def _dimensional(layers: Sequence[Layer]) -> int:
-    return sum(layer.kind in DIMENSIONAL for layer in layers)
+def _layers(items: Iterable[_Item]) -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    for item in items:
+        if isinstance(item, tuple):
+            layers += item
+        else:
+            layers.append(item)
+    return tuple(layers)
 
 
-def _settle_units(groups: Sequence[_Group]) -> list[_Group]:
+def _dimensional(items: Iterable[_Item]) -> int:
+    return sum(layer.kind in DIMENSIONAL for layer in _layers(items))
+
+
+def _settle_units(groups: Sequence[_Group]) -> Sequence[_Group]:
     """Make one block of each child that stands exactly alike beside a sibling."""
-    signatures = [_signature(group) if group.depth == 2 else None for group in groups]
+    if sum(depth == 2 for depth, _ in groups) < 2:
+        return groups
+    signatures = [_signature(items) if depth == 2 else None for depth, items in groups]
     repeats = Counter(signature for signature in signatures if signature is not None)
     settled = []
-    for group, signature in zip(groups, signatures, strict=True):
-        if signature is not None and repeats[signature] > 1 and 2 <= _dimensional(group.layers()) <= _UNIT_LIMIT:
-            group = _Group(1, tuple(Element((layer,), False) for layer in group.layers()))
-        settled.append(group)
+    for (depth, items), signature in zip(groups, signatures, strict=True):
+        is_unit = signature is not None and repeats[signature] > 1 and 2 <= _dimensional(items) <= _UNIT_LIMIT
+        settled.append((1, list[_Item](_layers(items))) if is_unit else (depth, items))
     return settled
 
 
-def _signature(group: _Group) -> tuple[object, ...]:
-    return tuple((layer.kind, layer.shape) for layer in group.layers())
+def _signature(items: Iterable[_Item]) -> tuple[object, ...]:
+    return tuple((layer.kind, layer.shape) for layer in _layers(items))
 
 
 #: Standardizers by name.

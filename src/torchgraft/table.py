@@ -10,8 +10,10 @@ from __future__ import annotations
 __all__ = ["read_table", "sibling_order"]
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cmp_to_key
+from itertools import combinations
 from typing import Any, Protocol
 
 from torchgraft.errors import PlanError
@@ -19,7 +21,7 @@ from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Network, Node, Shape, TensorSpec
 
 _Tree = dict[str, Any]
-Precedence = Mapping[tuple[str, str], int]
+Sorter = Callable[[Sequence[str]], list[str]]
 
 _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 
@@ -82,14 +84,13 @@ def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, li
         floating = dtype.startswith(("float", "bfloat", "complex"))
         tensors[key] = TensorSpec(key, role, tuple(info.shape), dtype, role in _BUFFERS or not floating)
         place[role] = tensors[key]
-    sort = None if ordered else _sorter(sibling_order(like) if like else {})
+    sort = list[str] if ordered else sibling_order(like)
     return Network(name, _node("", tree, None, sort), tensors, {})
 
 
-def _node(path: str, tree: _Tree, structure: Structure | None, sort: Callable[[Iterable[str]], list[str]] | None) -> Node:
+def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
-    names = [name for name, child in tree.items() if isinstance(child, dict)]
-    names = sort(names) if sort else names
+    names = sort([name for name, child in tree.items() if isinstance(child, dict)])
     structures = _structures({name: tree[name] for name in names})
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort) for name in names)
@@ -112,30 +113,30 @@ def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
     return found
 
 
-def sibling_order(network: Network) -> Precedence:
-    """Count, over all modules of ``network``, how often a child named ``a`` stands before one named ``b``."""
-    counts: dict[tuple[str, str], int] = {}
+def sibling_order(like: Network | None) -> Sorter:
+    """Return a function that sorts the names of siblings as they run.
 
-    def walk(node: Node) -> None:
-        names = [child.path.rpartition(".")[2] for child in node.children]
-        for place, first in enumerate(names):
-            for second in names[place + 1 : place + 24]:  # far siblings add nothing: numbers order long lists
-                counts[first, second] = counts.get((first, second), 0) + 1
-        for child in node.children:
-            walk(child)
+    The order is that of siblings of exactly these names in ``like``; where there are none, that in which two names
+    mostly stand there; where a name is unknown there, that of numbers and the usual words.
+    """
+    exact: dict[frozenset[str], list[str]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    nodes = [like.root] if like else []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
+        names = [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
+        exact.setdefault(frozenset(names), names)
+        counts.update(combinations(names[:32], 2))  # numbers order longer lists
 
-    walk(network.root)
-    return counts
-
-
-def _sorter(counts: Precedence) -> Callable[[Iterable[str]], list[str]]:
     def compare(a: str, b: str) -> int:
-        known = counts.get((b, a), 0) - counts.get((a, b), 0)
-        if known and not (a.isdigit() and b.isdigit()):
-            return known
-        return -1 if _usual(a) < _usual(b) else 1
+        known = 0 if a.isdigit() and b.isdigit() else counts[b, a] - counts[a, b]
+        return known or (-1 if _usual(a) < _usual(b) else 1)
 
-    return lambda names: sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
+    def sort(names: Sequence[str]) -> list[str]:
+        return exact.get(frozenset(names)) or sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
+
+    return sort
 
 
 def _usual(name: str) -> tuple[int, list[tuple[int, int | str]]]:

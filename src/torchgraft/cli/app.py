@@ -15,7 +15,7 @@ import click
 
 from torchgraft import GraftError, __version__
 from torchgraft.cli.commands import COMMANDS
-from torchgraft.cli.terminal import plain, say
+from torchgraft.cli.terminal import abandon_stdout, plain, say
 
 _FAILED, _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 2, 130, 141, 143
 
@@ -33,6 +33,16 @@ class _App(click.Group):
         with _own_warnings():
             sys.exit(self._guarded(args, prog_name or "torchgraft", extra))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the arguments, which is also when help and version are printed."""
+        with _reader_may_leave():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
+
     def _guarded(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
         try:
             result = super().main(args, prog_name, **extra)
@@ -43,8 +53,6 @@ class _App(click.Group):
             return _fail(error.format_message())
         except GraftError as error:
             return _fail(error)
-        except BrokenPipeError:
-            return _BROKEN_PIPE
         except OSError as error:
             return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
         except MemoryError:
@@ -53,11 +61,21 @@ class _App(click.Group):
             return _INTERRUPTED
         except _Terminated:
             return _TERMINATED
-        except SystemExit as error:  # click and this package raise none: the code of a python: model did
+        except SystemExit as error:  # none is raised in here on purpose, so it came out of a python: model
             return _fail(
-                f"the model's own code ended the program (exit {error.code}): guard it by __name__ == '__main__'"
+                f"a model's own code ended the program (exit {error.code}): guard it by __name__ == '__main__'"
             )
         return result if isinstance(result, int) else 0
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End quietly, as ``head`` expects it, where nobody reads the rest of the output."""
+    try:
+        yield
+    except BrokenPipeError:
+        abandon_stdout()
+        raise click.exceptions.Exit(_BROKEN_PIPE) from None
 
 
 def _fail(message: object) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 __all__ = ["COMMANDS"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.text import Text
 from torch import nn
 
 import torchgraft
-from torchgraft import Plan, Report
+from torchgraft import Plan, Report, TensorPlan
 from torchgraft.cli.options import (
     check_destinations,
     exponent_option,
@@ -33,7 +34,7 @@ from torchgraft.cli.options import (
     source_option,
 )
 from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, stdout_console
-from torchgraft.errors import CheckpointError, PlanError
+from torchgraft.errors import CheckpointError, GraftError, PlanError
 from torchgraft.io import atomic_write, resolve, resolve_source, save_safetensors
 from torchgraft.similarity import MEASURES
 from torchgraft.view.text import summary_line, tensor_table
@@ -89,9 +90,10 @@ def transfer(context: click.Context, /, source: str, target: str, output: Path, 
     if output.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{output} does not end in .safetensors, the one format that is written: rename it")
     check_destinations({"--output": output, "--report": given["report"]}, source, given["plan_file"], given["labels"])
-    made = _stored_plan(context, given["plan_file"]) if given["plan_file"] else None
-    with progress(given["quiet"]) as steps:
+    with progress(given["quiet"]) as steps, _blaming(given["plan_file"]):
+        made = _stored_plan(context, given["plan_file"]) if given["plan_file"] else None
         report, notes, state = _warm_start(source, target, made, given, steps)
+        told = [*_told(report, notes), plain(f"wrote {output}")]
         steps.begin(f"writing {output.name}")
         save_safetensors(output, state, _metadata(report), repeat_tied=given["repeat_tied"])
         if given["report"]:
@@ -99,7 +101,7 @@ def transfer(context: click.Context, /, source: str, target: str, output: Path, 
     if given["as_json"]:
         emit(json.dumps({"output": str(output), "notes": notes, **report.to_dict()}, indent=1) + "\n")
     elif not given["quiet"]:
-        results(*_told(report, notes), plain(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)"))
+        results(*told)
 
 
 def _warm_start(
@@ -141,6 +143,20 @@ def _stored_plan(context: click.Context, path: Path) -> Plan:
         return Plan.from_json(read_json_file(path))
     except (PlanError, RecursionError) as error:
         raise PlanError(f"{path}: {error}") from None
+
+
+@contextmanager
+def _blaming(path: Path | None) -> Iterator[None]:
+    """Trace what fails in the block to the plan file, if there is one: anybody may have edited it."""
+    try:
+        yield
+    except (GraftError, click.ClickException, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if path is None:
+            raise
+        reason = plain(f"{type(error).__name__}: {error}")[:120]
+        raise PlanError(f"{path} does not hold together ({reason}): make it anew with `torchgraft plan -o`") from error
 
 
 def _state(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
@@ -211,7 +227,12 @@ def plan(source: str, target: str, output: Path | None, **given: Any) -> None:
         head = plain(f"{made.source} → {made.target} by {made.method}")
         notes = [plain(f"note: {note}") for note in made.notes]
         written = [plain(f"wrote {output}")] if output is not None else []
-        results(head, tensor_table(made.tensors), summary_line(made.tensors), *notes, *written)
+        results(head, tensor_table(_printable(made.tensors)), summary_line(made.tensors), *notes, *written)
+
+
+def _printable(tensors: Sequence[TensorPlan]) -> list[TensorPlan]:
+    """Take control characters out of the names: a file may hold any, and a terminal obeys them."""
+    return [replace(one, key=plain(one.key), source=tuple(map(plain, one.source))) for one in tensors]
 
 
 @click.command(short_help="Say how alike two networks are.")

@@ -48,12 +48,12 @@ def _pins(context: click.Context, parameter: click.Parameter, values: tuple[str,
 
 def _explained(table: Mapping[str, Callable[..., Any]]) -> str:
     """Say what each strategy of a table does, in the first sentence of its own documentation."""
-    sentences = {
-        name: re.split(r"(?<=\.)\s+(?=[A-Z])", (function.__doc__ or "").strip())[0] for name, function in table.items()
-    }
-    return " ".join(
-        f"{name}: {text[0].lower()}{' '.join(text[1:].split())}" for name, text in sentences.items() if text
-    )
+    told = []
+    for name, function in table.items():
+        summary = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
+        sentence = re.split(r"(?<=\.)\s+(?=[A-Z])", summary)[0]
+        told.append(f"{name}: {sentence[:1].lower()}{sentence[1:]}")
+    return " ".join(told)
 
 
 method_option = click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Progress", "emit", "plain", "progress", "results", "say", "stdout_console"]
+__all__ = ["Progress", "abandon_stdout", "emit", "plain", "progress", "results", "say", "stdout_console"]
 
 import contextlib
 import os
@@ -44,7 +44,8 @@ def results(*parts: RenderableType) -> None:
     console = stdout_console()
     with console.capture() as captured:
         for part in parts:
-            console.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
+            line = isinstance(part, str)
+            console.print(part, markup=not line, soft_wrap=line)
     emit(captured.get())
 
 
@@ -57,14 +58,14 @@ def emit(text: str) -> None:
     """
     try:
         click.echo(text, nl=False, color=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        _abandon_stdout()
-        if isinstance(error, BrokenPipeError):
-            raise
+        abandon_stdout()
         raise OSError(error.errno, error.strerror, "standard output") from None
 
 
-def _abandon_stdout() -> None:
+def abandon_stdout() -> None:
     """Point stdout at nothing: what is left in its buffer would fail again, and loudly, at the exit."""
     with contextlib.suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)

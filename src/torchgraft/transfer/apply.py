@@ -6,6 +6,7 @@ __all__ = ["Values", "apply_plan", "stored_tensors"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torchgraft.plan import Plan, Report
 from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import is_meta, materialize
 from torchgraft.transfer.operators import OPERATORS, Operator
-from torchgraft.transfer.prepare import PREPARATIONS, check_available
+from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
+from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
+from torchgraft.transfer.rules import check_labels
 
 #: Returns the tensor of a key, from a module, a state dict or a file.
 Values = Callable[[str], Tensor]
@@ -63,10 +66,12 @@ def apply_plan(
     _check_target(plan, tensors)
     _check_source(plan, shapes)
     function = operator or choose(OPERATORS, plan.operator, "operator")
-    check_available(move for transfer in plan.transfers for move in transfer.moves)
+    _check_moves(plan, target, tensors)
     fresh: frozenset[str] = frozenset()
     if is_meta(target):
-        served = {tensor.key for tensor in plan.tensors if tensor.elements >= tensor.size and tensor.source}
+        # What an operator of the user's own leaves out is not known, so everything is initialized before it.
+        trusted = operator is None
+        served = {one.key for one in plan.tensors if trusted and one.source and one.elements >= one.size}
         fresh = materialize(target, served, seed)
         tensors = stored_tensors(target)
     generator = torch.Generator().manual_seed(seed)
@@ -98,45 +103,37 @@ def _write(
 ) -> None:
     into: dict[str, Tensor] = {}
     out_of: dict[str, Tensor] = {}
-    computed: list[tuple[str, Tensor]] = []
+    finish: list[Callable[[], object]] = []
     moves = []
     for move in transfer.moves:
         whole = tensors.get(move.target.key)
         if whole is None:
-            whole = _attribute(target, move.target.key).detach().clone()
-            computed.append((move.target.key, whole))
+            whole = computed_value(target, move.target.key).clone()
+            finish.append(partial(set_computed, target, move.target.key, whole))
         value = _view(values(move.source.key), move.source)
         view = _view(whole, move.target)
         if move.operator == "copy":
             view.copy_(value)
             continue
+        if "select_labels" in move.prepare:
+            axis, rows = mapped_rows(view, move, plan.labels)
+            chosen = view.index_select(axis, rows)
+            finish.insert(0, partial(view.index_copy_, axis, rows, chosen))
+            view = chosen
         for name in move.prepare:
             value = PREPARATIONS[name](value, view, move, plan.labels)
         into[move.target.role], out_of[move.target.role] = view, value
         moves.append(move)
     if moves:
         operator(into, out_of, replace(transfer, moves=tuple(moves)), generator)
-    for key, value in computed:
-        _assign(target, key, value)
+    for step in finish:
+        step()
 
 
 def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
     if spec.part is not None:
         tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
     return tensor.t() if spec.transpose else tensor
-
-
-def _attribute(module: nn.Module, key: str) -> Tensor:
-    path, _, name = key.rpartition(".")
-    value = getattr(module.get_submodule(path), name)
-    assert isinstance(value, Tensor)
-    return value
-
-
-def _assign(module: nn.Module, key: str, value: Tensor) -> None:
-    """Set a parametrized tensor through its parametrization's ``right_inverse``."""
-    path, _, name = key.rpartition(".")
-    setattr(module.get_submodule(path), name, value)
 
 
 def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
@@ -148,6 +145,19 @@ def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
             f"the plan was made for another target: {key} is {_told(planned.get(key))} in the plan and "
             f"{_told(actual.get(key))} in the model; make the plan anew"
         )
+
+
+def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Find before anything is written what a move would stumble over."""
+    moves = [move for transfer in plan.transfers for move in transfer.moves]
+    check_available(moves)
+    for move in moves:
+        if "select_labels" in move.prepare:
+            check_labels(plan.labels, class_axis(move), move.target, move.source)
+        if move.target.key not in tensors and unsettable(target, move.target.key):
+            raise ApplyError(
+                f"{move.target.key} is computed by a parametrization without right_inverse: give it one, or exclude the layer"
+            )
 
 
 def _check_source(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["is_meta", "materialize"]
 
 from collections.abc import Callable, Iterator, Set
+from inspect import Parameter, signature
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torchgraft.errors import ApplyError
 
 Slot = tuple[nn.Module, str, bool]  # module, local name, whether it is a parameter
+
+# What a batch norm that has seen nothing holds.
+_STATISTICS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
 
 
 def is_meta(module: nn.Module) -> bool:
@@ -34,9 +38,9 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     """Replace every meta tensor of ``module`` by one in memory, initialized as the model's own code would.
 
     Each submodule's own ``reset_parameters`` (torch, timm), ``_reset_parameters`` (attention) or ``_init_weights``
-    (transformers) runs. A parameter that none of them reaches gets torch's convention for its rank: gains of one,
-    biases of zero, a truncated normal of deviation 0.02 for tokens and tables. Draws come from ``seed``; the caller's
-    generator is left as it was.
+    (transformers) runs, then the model's own ``init_weights`` (timm). A parameter that none of them reaches gets
+    torch's convention for its rank: gains of one, biases of zero, a truncated normal of deviation 0.02 for tokens and
+    tables. Draws come from ``seed``; the caller's generator is left as it was.
 
     Args:
         module: the target; tensors already in memory keep their values.
@@ -47,22 +51,25 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
         The keys that were on the meta device.
 
     Raises:
-        ApplyError: a buffer is computed in the constructor, so nothing can restore it; the module is left on meta.
+        ApplyError: a tensor is computed in the constructor, so nothing can restore it; the module is left on meta.
     """
     before = [(key, slot, tensor) for key, slot, tensor in _slots(module)]
     meta = [(key, slot, tensor) for key, slot, tensor in before if tensor.is_meta]
     memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta}
-    fresh: dict[int, Tensor] = {}
-    for _, slot, tensor in meta:
-        _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for initializer in _initializers(module):
-            initializer()
-        lost = [key for key, slot, _ in meta if key not in served and not _set_by_rank(slot)]
-        for key, _, tensor in _slots(module):
-            if key in memory:
-                tensor.copy_(memory[key])
+    lost = _stranded(module)
+    if not lost:
+        fresh: dict[int, Tensor] = {}
+        for _, slot, tensor in meta:
+            _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
+        try:
+            _initialize(module, seed)
+            lost = [key for key, slot, _ in meta if key not in served and not _set_by_rank(slot)]
+        except Exception as error:  # whatever a model's own code raises, the module must not stay half filled
+            lost = [f"a tensor ({type(error).__name__}: {error})"]
+        with torch.no_grad():
+            for key, _, tensor in _slots(module):
+                if key in memory:
+                    tensor.copy_(memory[key])
     if lost:
         for _, slot, tensor in meta:
             _put(slot, tensor)
@@ -71,6 +78,24 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
             "build the target on the CPU, or name it by a spec so that torchgraft builds it"
         )
     return frozenset(key for key, _, _ in meta)
+
+
+def _initialize(module: nn.Module, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for initializer in _initializers(module):
+            initializer()
+
+
+def _stranded(module: nn.Module) -> list[str]:
+    """Meta tensors that are plain attributes, neither parameter nor buffer: nothing but the constructor sets them."""
+    found = []
+    for path, part in module.named_modules():
+        for name, value in part.__dict__.items():
+            held = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(one, Tensor) and one.is_meta for one in held):
+                found.append(f"{path}.{name}" if path else name)
+    return found
 
 
 def _put(slot: Slot, tensor: Tensor) -> None:
@@ -93,19 +118,38 @@ def _mark(dtype: torch.dtype) -> int:
 
 
 def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
+    """What a model's own code offers to initialize it, in the order in which it must run."""
     for part in module.modules():
         for name in ("reset_parameters", "_reset_parameters"):
             method = getattr(part, name, None)
             if callable(method) and any(tensor is not None for tensor in (*part._parameters.values(), *part._buffers.values())):
                 yield method
                 break
-    init_weights = getattr(module, "_init_weights", None)
-    if callable(init_weights) and hasattr(module, "config"):  # a transformers model initializes submodule by submodule
-        for part in module.modules():
-            yield lambda part=part: init_weights(part)
-    tie = getattr(module, "tie_weights", None)
-    if callable(tie):
-        yield tie
+    yield from _own_initializers(module, None)
+    for part in module.modules():
+        for name in ("init_non_persistent_buffers", "tie_weights"):  # timm's tables, transformers' ties
+            method = getattr(part, name, None)
+            if callable(method):
+                yield method
+
+
+def _own_initializers(module: nn.Module, by_part: Callable[[nn.Module], object] | None) -> Iterator[Callable[[], object]]:
+    """Library conventions: transformers initializes part by part, each model its own parts; timm the model as a whole."""
+    if hasattr(module, "config") and callable(getattr(module, "_init_weights", None)):
+        by_part = module._init_weights  # type: ignore[assignment]
+    whole = getattr(module, "init_weights", None)
+    if by_part is None and callable(whole) and not _needs_arguments(whole):
+        yield whole
+        return
+    for child in module.children():
+        yield from _own_initializers(child, by_part)
+    if by_part is not None:
+        yield lambda: by_part(module)
+
+
+def _needs_arguments(function: Callable[..., object]) -> bool:
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return any(one.default is Parameter.empty and one.kind in kinds for one in signature(function).parameters.values())
 
 
 def _set_by_rank(slot: Slot) -> bool:
@@ -115,12 +159,15 @@ def _set_by_rank(slot: Slot) -> bool:
     assert tensor is not None
     if not tensor.numel() or not _is_unset(tensor):
         return True
-    if not is_parameter:
-        return False
-    if tensor.ndim >= 2:
-        nn.init.trunc_normal_(tensor, std=0.02)
-    else:
-        tensor.fill_(0.0 if "bias" in name else 1.0)
+    with torch.no_grad():
+        if not is_parameter:
+            if not part._buffers.keys() & {"running_mean", "running_var"} or name not in _STATISTICS:
+                return False
+            tensor.fill_(_STATISTICS[name])  # a frozen batch norm
+        elif tensor.ndim >= 2:
+            nn.init.trunc_normal_(tensor, std=0.02)
+        else:
+            tensor.fill_(0.0 if "bias" in name else 1.0)
     return True
 
 

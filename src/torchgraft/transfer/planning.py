@@ -7,17 +7,18 @@ __all__ = ["METHODS", "Method", "customized", "make_plan"]
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.errors import SpecError, choose
+from torchgraft.errors import PlanError, SpecError, choose
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match import MATCHERS, Matcher
 from torchgraft.match.pins import Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
 from torchgraft.plan import Plan
-from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan, Transfer
+from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan, TensorSpec, Transfer
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
 from torchgraft.transfer.operators import OPERATORS, Operator
+from torchgraft.transfer.parametrized import is_determined
 from torchgraft.transfer.rules import Context, graft_moves, paper_moves
 
 Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
@@ -106,7 +107,8 @@ def make_plan(
     """Plan the transfer from ``source`` to ``target``."""
     match, target_elements, source_elements = _matched(target, source, method, pins, seed)
     target_layers, source_layers = _flat(target_elements), _flat(source_elements)
-    context = _context(method.operator_name(), target_layers, source_layers, bool(labels))
+    mapped = tuple(sorted((labels or {}).items()))
+    context = _context(method.operator_name(), target_layers, source_layers, mapped)
     owner = owners({pair.target: pair for pair in match.pairs})
     transfers = []
     for pair in match.pairs:
@@ -114,6 +116,7 @@ def make_plan(
         moves = tuple(move for move in method.moves(t, s, context) if move.target.key not in target.tied)
         reused = owner[pair.source] != pair.target
         transfers.append(Transfer(t.path, s.path, t.kind, pair.score, reused, moves))
+    _check_labels_used(mapped, transfers, context)
     return Plan(
         tensors=tuple(_tensor_plans(target, transfers, pins)),
         method=name,
@@ -123,7 +126,7 @@ def make_plan(
         score=match.score,
         transfers=tuple(transfers),
         notes=open_places(match, target_elements, source_elements, pins),
-        labels=tuple(sorted((labels or {}).items())),
+        labels=mapped,
     )
 
 
@@ -131,13 +134,25 @@ def _flat(elements: Sequence[Element]) -> list[Layer]:
     return [layer for element in elements for layer in element.layers]
 
 
-def _context(operator: str, target: Sequence[Layer], source: Sequence[Layer], labels: bool) -> Context:
+def _check_labels_used(labels: tuple[tuple[int, int], ...], transfers: Sequence[Transfer], context: Context) -> None:
+    moves = (move for transfer in transfers for move in transfer.moves)
+    if labels and not any("select_labels" in move.prepare for move in moves):
+        raise PlanError(
+            f"the label map cannot be used: the plan does not fill the target's last linear layer ({context.target_head}) "
+            f"from the source's ({context.source_head}); pin the two, or leave the label map out"
+        )
+
+
+def _context(
+    operator: str, target: Sequence[Layer], source: Sequence[Layer], labels: tuple[tuple[int, int], ...]
+) -> Context:
     """Find the layers that read the input (the first convolution) and give the classes (the last linear layer)."""
 
     def first(layers: Sequence[Layer]) -> str | None:
         return next((layer.path for layer in layers if layer.kind in DIMENSIONAL), None)
 
-    return Context(operator, first(target), first(source), first(target[::-1]), first(source[::-1]), labels)
+    pictures = frozenset(layer.path.rpartition(".")[0] for layer in (*target, *source) if layer.patchify)
+    return Context(operator, first(target), first(source), first(target[::-1]), first(source[::-1]), labels, pictures)
 
 
 def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) -> Iterator[TensorPlan]:
@@ -154,14 +169,14 @@ def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) ->
             plans[key] = replace(plans[first], key=key, tied=first, elements=0)
         else:
             moves = served.get(key, [])
-            status = _status(spec.size, moves)
+            status = _status(key, spec.size, moves)
             plans[key] = TensorPlan(
                 key,
                 spec.shape,
                 spec.dtype,
                 spec.buffer,
                 status,
-                min(spec.size, sum(move.elements for _, move in moves)),
+                min(spec.size, sum(_elements(spec, move) for _, move in moves)),
                 tuple(dict.fromkeys(move.source.key for _, move in moves)),
                 moves[0][1].source.shape if len(moves) == 1 else (spec.shape if status == "copied" else None),
                 min((transfer.score for transfer, _ in moves), default=0.0),
@@ -171,19 +186,28 @@ def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) ->
         yield plans[key]
 
 
+def _elements(spec: TensorSpec, move: Move) -> int:
+    """Elements of a stored tensor that a move determines: behind a computed weight, the same share of it."""
+    if spec.key == move.target.key:
+        return move.elements
+    return spec.size * move.elements // max(1, move.target.size)
+
+
 def _stored_keys(target: Network, key: str) -> list[str]:
     """Keys in the state dict behind a planned tensor: itself, or the originals of a parametrized one."""
     if key in target.tensors:
         return [key]
     path, _, role = key.rpartition(".")
     prefix = f"{path}.parametrizations.{role}." if path else f"parametrizations.{role}."
-    return [stored for stored in target.tensors if stored.startswith(prefix)]
+    behind = (stored for stored in target.tensors if stored.startswith(prefix))
+    return [stored for stored in behind if is_determined(stored.removeprefix(prefix))]
 
 
-def _status(size: int, moves: Sequence[tuple[Transfer, Move]]) -> str:
+def _status(key: str, size: int, moves: Sequence[tuple[Transfer, Move]]) -> str:
     if not moves:
         return "kept"
     if any(transfer.reused for transfer, _ in moves):
         return "reused"
     whole = all(move.target.shape == move.source.shape and move.operator == "copy" for _, move in moves)
-    return "copied" if whole and sum(move.elements for _, move in moves) >= size else "resized"
+    as_it_is = whole and all(move.target.key == key for _, move in moves)
+    return "copied" if as_it_is and sum(move.elements for _, move in moves) >= size else "resized"

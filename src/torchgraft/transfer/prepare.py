@@ -6,7 +6,7 @@ and cropping one would move every position.
 
 from __future__ import annotations
 
-__all__ = ["PREPARATIONS", "Preparation", "check_available"]
+__all__ = ["PREPARATIONS", "Preparation", "check_available", "class_axis", "mapped_rows"]
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -30,25 +30,18 @@ class Preparation(Protocol):
 
 
 def select_labels(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
-    """Sort the rows of a classifier by the label map ``target row -> source row``; unmapped rows stay the target's."""
-    out_of = source.shape[0]
-    wrong = [pair for pair in labels if not (0 <= pair[0] < target.shape[0] and 0 <= pair[1] < out_of)]
-    if wrong:
-        raise ApplyError(
-            f"the label map pairs target row {wrong[0][0]} with source row {wrong[0][1]}, but {move.target.key} has "
-            f"{target.shape[0]} rows and {move.source.key} has {out_of}"
-        )
-    sizes = [min(t, s) for t, s in zip(target.shape[1:], source.shape[1:], strict=True)]
-    rows = target[(slice(None), *(_centre(t, n) for t, n in zip(target.shape[1:], sizes, strict=True)))].clone()
-    kept = source[(slice(None), *(_centre(s, n) for s, n in zip(source.shape[1:], sizes, strict=True)))]
-    into, origin = torch.tensor([pair[0] for pair in labels]), torch.tensor([pair[1] for pair in labels])
-    rows[into] = kept[origin].to(rows)
-    return rows
+    """Pick the source's rows by the label map ``target row -> source row``, in the order of :func:`mapped_rows`."""
+    return source.index_select(class_axis(move), torch.tensor([pair[1] for pair in labels], device=source.device))
 
 
-def _centre(size: int, kept: int) -> slice:
-    start = (size - kept) // 2
-    return slice(start, start + kept)
+def mapped_rows(target: Tensor, move: Move, labels: Labels) -> tuple[int, Tensor]:
+    """Return the axis of the classes and the target's rows that the label map fills; all others keep their values."""
+    return class_axis(move), torch.tensor([pair[0] for pair in labels], device=target.device)
+
+
+def class_axis(move: Move) -> int:
+    """Axis of the classes in a head's tensor."""
+    return move.lead[0] if move.lead else 0
 
 
 def tile_inputs(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
@@ -57,14 +50,22 @@ def tile_inputs(source: Tensor, target: Tensor, move: Move, labels: Labels) -> T
     One channel sums all of the source's; more channels repeat them, rescaled by ``source / target`` channels.
     """
     have, want = source.shape[1], target.shape[1]
+    wide = _widened(source)
     if want == 1:
-        return source.sum(1, keepdim=True)
-    tiled = source.repeat(1, -(-want // have), *(1 for _ in source.shape[2:]))[:, :want]
+        return wide.sum(1, keepdim=True)
+    tiled = wide.repeat(1, -(-want // have), *(1 for _ in source.shape[2:]))[:, :want]
     return tiled * (have / want)
 
 
+def _widened(source: Tensor) -> Tensor:
+    """Half precisions are summed and interpolated in single precision, as timm does."""
+    return source if source.is_complex() or source.dtype == torch.float64 else source.float()
+
+
 def resample_position(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
-    """Resample a position embedding ``(1, prefix + side * side, width)`` to another square grid."""
+    """Resample a position embedding ``(1, prefix + side * side, width)``, or one of rank 2, to another square grid."""
+    if source.ndim == 2:
+        return resample_position(source[None], target[None], move, labels)[0]
     from_side, to_side = isqrt(source.shape[1]), isqrt(target.shape[1])
     prefix = source.shape[1] - from_side**2, target.shape[1] - to_side**2
     function = _timm("pos_embed", "resample_abs_pos_embed", move)
@@ -75,8 +76,18 @@ def resample_position(source: Tensor, target: Tensor, move: Move, labels: Labels
     return torch.cat([tokens, grid], 1)
 
 
+def resample_plane(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
+    """Resample a position embedding ``(1, h, w, width)`` or ``(1, width, h, w)`` to another square grid."""
+    function = _timm("pos_embed", "resample_abs_pos_embed_nhwc", move)
+    channels_first = source.shape[1] != source.shape[2]
+    side = target.shape[2]
+    plane = source.float().permute(0, 2, 3, 1) if channels_first else source.float()
+    plane = function(plane, [side, side])
+    return plane.permute(0, 3, 1, 2) if channels_first else plane
+
+
 def resample_relative(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
-    """Resample a table of relative positions ``((2 h - 1) * (2 w - 1), heads)`` to another square window."""
+    """Resample a table of relative positions ``((2 h - 1) * (2 w - 1) + extra, heads)`` to another square window."""
     side = isqrt(target.shape[0])
     function = _timm("pos_embed_rel", "resize_rel_pos_bias_table", move)
     table: Tensor = function(source.float(), ((side + 1) // 2,) * 2, (target.shape[0], source.shape[1]))
@@ -88,6 +99,11 @@ def resample_patch(source: Tensor, target: Tensor, move: Move, labels: Labels) -
     function = _timm("patch_embed", "resample_patch_embed", move)
     kernel: Tensor = function(source.float(), list(target.shape[2:]))
     return kernel
+
+
+def share_slope(source: Tensor, target: Tensor, move: Move, labels: Labels) -> Tensor:
+    """Give the one slope of a PReLU to every channel, or the mean of theirs to the one."""
+    return source.mean(0, keepdim=True) if target.shape[0] == 1 else source.expand(target.shape)
 
 
 def _timm(module: str, function: str, move: Move) -> Any:
@@ -114,5 +130,7 @@ PREPARATIONS: Mapping[str, Preparation] = {
     "tile_inputs": tile_inputs,
     "resample_patch": resample_patch,
     "resample_position": resample_position,
+    "resample_plane": resample_plane,
     "resample_relative": resample_relative,
+    "share_slope": share_slope,
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["IDENTITIES", "Context", "graft_moves", "paper_moves"]
+__all__ = ["IDENTITIES", "Context", "check_labels", "graft_moves", "paper_moves"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import isqrt, prod
+
+from torchgraft.errors import ApplyError
+from torchgraft.kinds import GATES, output_axis
 from torchgraft.records import Layer, Move, Shape, TensorSpec
 
 _POSITION = ("pos_embed", "position_embedding", "pos_embedding", "positional_embedding")
 _RELATIVE = ("relative_position_bias_table",)
+_MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens beside the grid of a position embedding
 
 #: Operators that copy a tensor as it is where both shapes are equal.
 IDENTITIES = frozenset({"embed", "clip", "full", "magnitude"})
@@ -18,14 +22,18 @@ IDENTITIES = frozenset({"embed", "clip", "full", "magnitude"})
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the rules know of the whole plan: the operator, and which layers meet the input and give the classes."""
+    """What the rules know of the whole plan: the operator, and which layers meet the input and give the classes.
+
+    ``labels`` pairs target classes with source classes; ``pictures`` are the modules that cut an image into patches.
+    """
 
     operator: str
     target_stem: str | None = None
     source_stem: str | None = None
     target_head: str | None = None
     source_head: str | None = None
-    labels: bool = False
+    labels: tuple[tuple[int, int], ...] = ()
+    pictures: frozenset[str] = frozenset()
 
 
 def paper_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move]:
@@ -42,7 +50,7 @@ def paper_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move
 def graft_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move]:
     """Every tensor the two layers share by role, with the rule that its meaning asks for."""
     available = {spec.role: spec for spec in source.tensors}
-    direct = _same_parametrization(target, source)
+    direct = _same_parametrization(target, source) and not (context.labels and _is_head(target, source, context))
     for spec in target.tensors:
         other = available.get(spec.role)
         if len(target.tensors) == len(source.tensors) == 1 and target.kind == "parameter":
@@ -56,54 +64,115 @@ def graft_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move
             yield move
 
 
+def _is_head(target: Layer, source: Layer, context: Context) -> bool:
+    return target.path == context.target_head and source.path == context.source_head
+
+
 def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpec, context: Context) -> Move | None:
     spec, other = _infer_units(spec, other)
-    classes = target.path == context.target_head and source.path == context.source_head
-    select = classes and context.labels and bool(spec.shape)
+    classes = _is_head(target, source, context) and spec.role in ("weight", "bias")
+    axis = (output_axis(target.kind, spec.role) or 0) if classes else None
+    select = axis is not None and bool(context.labels)
     if spec.shape == other.shape and spec.units == other.units and not select:
-        return Move(spec, other, "copy" if context.operator in IDENTITIES else context.operator, spec.size)
+        plain = context.operator in IDENTITIES or _nature(spec.dtype) not in ("float", "complex")
+        return Move(spec, other, "copy" if plain else context.operator, spec.size)
     if spec.buffer and len(spec.shape) != 1:
         return None  # tables derived from the architecture (an index, a mask): the target's own are right
     prepare: list[str] = []
-    lead: set[int] = set()
-    shape = other.shape
-    if select:
+    shape, seen = other.shape, spec.shape
+    if axis is not None and select:
+        check_labels(context.labels, axis, spec, other)
         prepare.append("select_labels")
-        shape = (spec.shape[0], *shape[1:])
-    if classes:
-        lead.add(0)
-    inputs = target.path == context.target_stem and source.path == context.source_stem
-    if inputs and spec.role == "weight" and len(shape) > 2 and shape[1] != spec.shape[1]:
-        prepare.append("tile_inputs")
-        shape = (shape[0], spec.shape[1], *shape[2:])
+        shape, seen = (_with(one, axis, len(context.labels)) for one in (shape, seen))
+    for rule in (_input_rule, _patch_rule, _table_rule, _slope_rule):
+        name, shape = rule(target, source, spec, shape, context)
+        prepare += [name] if name else []
+    elements = _elements(context.operator, replace(spec, shape=seen), replace(other, shape=shape))
+    return Move(spec, other, context.operator, elements, tuple(prepare), _lead(target, spec, other, axis))
+
+
+def check_labels(labels: tuple[tuple[int, int], ...], axis: int, target: TensorSpec, source: TensorSpec) -> None:
+    """Raise an :class:`~torchgraft.errors.ApplyError` where a label map names a class that a head does not have."""
+    rows = target.shape[axis], source.shape[axis]
+    for pair in labels:
+        if not (0 <= pair[0] < rows[0] and 0 <= pair[1] < rows[1]):
+            raise ApplyError(
+                f"the label map pairs target class {pair[0]} with source class {pair[1]}, but {target.key} has "
+                f"{rows[0]} classes and {source.key} has {rows[1]}: name classes below these numbers"
+            )
+
+
+def _with(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _lead(target: Layer, spec: TensorSpec, other: TensorSpec, classes: int | None) -> tuple[int, ...]:
+    """Axes that are aligned at their start: classes, vocabularies, tokens, and the forward one of two directions."""
+    lead = set() if classes is None else {classes}
+    tokens = len(spec.shape) == 3 or (len(spec.shape) == 2 and spec.role.startswith(_POSITION))
+    if target.kind == "embedding" or (target.kind == "parameter" and tokens):
+        lead.add(len(spec.shape) - 2)
+    if target.kind in GATES and spec.role == "weight_ih":
+        directions = [len(one.units[1]) if one.units else 1 for one in (spec, other)]
+        lead |= {1} if directions[0] != directions[1] else set()
+    return tuple(sorted(lead))
+
+
+def _input_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, context: Context) -> tuple[str, Shape]:
+    """The first convolution takes other input channels by summing or repeating the source's."""
+    stems = target.path == context.target_stem and source.path == context.source_stem
+    dense = target.kind in ("conv1d", "conv2d", "conv3d") and spec.role == "weight"
+    if stems and dense and shape[1] != spec.shape[1]:
+        return "tile_inputs", _with(shape, 1, spec.shape[1])
+    return "", shape
+
+
+def _patch_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, context: Context) -> tuple[str, Shape]:
+    """A kernel whose windows do not overlap is a picture of its patch."""
     if target.patchify and len(shape) == 4 and spec.role == "weight" and shape[2:] != spec.shape[2:]:
-        prepare.append("resample_patch")
-        shape = (*shape[:2], *spec.shape[2:])
-    resample, shape = _table_rule(target.kind, spec, other, shape)
-    prepare += [resample] if resample else []
-    if target.kind == "embedding" or (target.kind == "parameter" and len(shape) == 3):
-        lead.add(len(shape) - 2)
-    elements = _elements(context.operator, spec, replace(other, shape=shape))
-    return Move(spec, other, context.operator, elements, tuple(prepare), tuple(sorted(lead)))
+        return "resample_patch", (*shape[:2], *spec.shape[2:])
+    return "", shape
 
 
-def _table_rule(kind: str, spec: TensorSpec, other: TensorSpec, shape: Shape) -> tuple[str, Shape]:
+def _table_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, context: Context) -> tuple[str, Shape]:
     """Position embeddings and relative-position tables are pictures of the grid: resampled, never cropped."""
-    if kind != "parameter":
-        return "", shape
-    if spec.role.startswith(_POSITION) and len(shape) == 3 and shape[1] != spec.shape[1]:
-        if _grid(shape[1]) and _grid(spec.shape[1]):
+    if target.kind == "parameter" and spec.role.startswith(_POSITION):
+        if len(shape) == 3 and shape[1] != spec.shape[1] and _grid(shape[1]) and _grid(spec.shape[1]):
             return "resample_position", (shape[0], spec.shape[1], shape[2])
-    if spec.role.startswith(_RELATIVE) and len(shape) == 2 and shape[0] != spec.shape[0]:
-        if isqrt(shape[0]) ** 2 == shape[0] and isqrt(spec.shape[0]) ** 2 == spec.shape[0]:
+        if len(shape) == 2 and shape[0] != spec.shape[0] and _grid(shape[0]) and _grid(spec.shape[0]):
+            return "resample_position", (spec.shape[0], shape[1])
+        if len(shape) == 4 and shape != spec.shape and _plane(shape) == _plane(spec.shape) != ():
+            grid = tuple(spec.shape[axis] if axis in _plane(shape) else size for axis, size in enumerate(shape))
+            return "resample_plane", grid
+    if target.kind == "embedding" and spec.role == "weight" and shape[0] != spec.shape[0]:
+        pictures = all(layer.path.rpartition(".")[0] in context.pictures for layer in (target, source))
+        if pictures and _grid(shape[0]) and _grid(spec.shape[0]):
+            return "resample_position", (spec.shape[0], shape[1])
+    if target.kind == "parameter" and spec.role.startswith(_RELATIVE) and len(shape) == 2 and shape[0] != spec.shape[0]:
+        sides = isqrt(shape[0]), isqrt(spec.shape[0])
+        if all(side % 2 for side in sides) and shape[0] - sides[0] ** 2 == spec.shape[0] - sides[1] ** 2 <= 3:
             return "resample_relative", (spec.shape[0], shape[1])
     return "", shape
 
 
+def _slope_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, context: Context) -> tuple[str, Shape]:
+    """A PReLU may hold one slope for all channels: it is given to each, or the mean of theirs to it."""
+    if target.kind == source.kind == "prelu" and 1 in (*shape, *spec.shape) and shape != spec.shape:
+        return "share_slope", spec.shape
+    return "", shape
+
+
 def _grid(tokens: int) -> int:
-    """Side of the square grid that ``tokens`` positions form beside at most 8 prefix tokens; 0 where there is none."""
+    """Side of the square grid that ``tokens`` positions form beside a few prefix tokens; 0 where there is none."""
     side = isqrt(tokens)
-    return side if tokens - side * side <= 8 and side > 1 else 0
+    return side if tokens - side * side <= _MOST_PREFIX_TOKENS and side > 1 else 0
+
+
+def _plane(shape: Shape) -> tuple[int, ...]:
+    """Axes of the square grid in a position embedding of rank 4: ``(1, h, w, width)`` or ``(1, width, h, w)``."""
+    if shape[0] != 1 or (shape[1] == shape[2]) == (shape[2] == shape[3]):
+        return ()
+    return (1, 2) if shape[1] == shape[2] else (2, 3)
 
 
 def _obstacle(target: TensorSpec, source: TensorSpec) -> bool:
@@ -168,5 +237,3 @@ def _factors(target: TensorSpec, source: TensorSpec, axis: int, size: int, other
         if prod(source.units[axis]) == other:
             return list(zip(target.units[axis], source.units[axis], strict=True))
     return [(size, other)]
-
-

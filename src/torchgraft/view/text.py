@@ -79,5 +79,5 @@ def render(*parts: Table | str, width: int = 140) -> str:
     buffer = StringIO()
     console = Console(file=buffer, width=width, color_system=None, highlight=False)
     for part in parts:
-        console.print(part, markup=isinstance(part, Table))
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
     return buffer.getvalue().rstrip("\n")

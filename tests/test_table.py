@@ -1,0 +1,101 @@
+"""Bare tables of arrays: kinds, blocks and order inferred; real networks of foreign code keep their accuracy."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchgraft as tg
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+
+def photographs(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """ImageNet sample as ``(1000, 3, 224, 224)`` floats 0..255 and labels."""
+    data = np.load(shared / "data" / "images" / "imagenet1k_sample_224.npz")
+    stream, offsets = data["jpeg"].tobytes(), data["off"]
+    arrays = [np.asarray(Image.open(io.BytesIO(stream[a:b]))) for a, b in zip(offsets, offsets[1:], strict=False)]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float(), torch.from_numpy(data["y"]).long()
+
+
+def top1(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    model.eval()
+    with torch.inference_mode():
+        right = sum(
+            int((model(batch).argmax(1) == wanted).sum())
+            for batch, wanted in zip(images.split(100), labels.split(100), strict=True)
+        )
+    return right / len(labels) * 100
+
+
+FOREIGN = {
+    "in1k_mobilenetv1_100_224": ("mobilenetv1_100", 87.7),
+    "in1k_mobilenetv2_100_224": ("mobilenetv2_100", 87.9),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("file", "stated"), FOREIGN.items())
+def test_a_foreign_table_gives_timm_its_stated_accuracy(
+    file: str, stated: tuple[str, float], shared: Path, tmp_path: Path, zoo: Any
+) -> None:
+    timm, _ = zoo
+    path = shared / "data" / "weights" / f"{file}.npz"
+    model, other = (timm.create_model(stated[0], pad_type="same") for _ in range(2))
+    report = tg.transfer(path, model)
+    left = [tensor.key for tensor in report.tensors if tensor.status != "copied"]
+    assert all(key.endswith("num_batches_tracked") for key in left)
+    save_file({key: torch.from_numpy(value) for key, value in np.load(path).items()}, tmp_path / "sorted.safetensors")
+    tg.transfer(tmp_path / "sorted.safetensors", other)
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in other.state_dict().items())
+    images, labels = photographs(shared)
+    assert round(top1(model, images / 127.5 - 1, labels), 1) == stated[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "vit_tiny_patch16_224", "convnext_atto",
+     "densenet121", "regnety_002", "swin_tiny_patch4_window7_224", "mixer_s32_224"],
+)  # fmt: skip
+def test_a_sorted_file_of_a_network_s_own_weights_gives_all_back(name: str, tmp_path: Path, zoo: Any) -> None:
+    timm, _ = zoo
+    torch.manual_seed(1)
+    source, target = timm.create_model(name), timm.create_model(name)
+    save_file({key: torch.rand_like(v) if v.is_floating_point() else v for key, v in source.state_dict().items()}, tmp_path / "a.safetensors")
+    report = tg.transfer(tmp_path / "a.safetensors", target)
+    assert report.counts() == {"copied": len(target.state_dict())}
+    assert [tensor.source for tensor in report.tensors] == [(tensor.key,) for tensor in report.tensors]
+
+
+def test_kinds_are_inferred_from_ranks_and_roles() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.embed, self.conv, self.up = nn.Embedding(5, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, 24)
+            self.norm, self.batch, self.rnn = nn.LayerNorm(24), nn.BatchNorm1d(24), nn.LSTM(24, 6, 2, bidirectional=True)
+            self.attention = nn.MultiheadAttention(24, 3)
+
+    source, target = Odd(), Odd()
+    report = tg.transfer({key: value.clone() for key, value in source.state_dict().items()}, target)
+    assert report.counts() == {"copied": len(source.state_dict())}
+    expected = source.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in target.state_dict().items())
+
+
+def test_a_state_dict_with_its_factory_is_read_by_its_code(zoo: Any) -> None:
+    timm, _ = zoo
+    source = timm.create_model("resnet18")
+    state = dict(sorted(source.state_dict().items()))
+    target = timm.create_model("resnet18")
+    report = tg.transfer(state, target, factory="timm:resnet18")
+    assert report.counts() == {"copied": len(state)}
+    assert tg.transfer(state, target, factory=lambda: timm.create_model("resnet18")).coverage == 1.0
+    with pytest.raises(tg.SpecError, match="gives no module"):
+        tg.transfer(state, target, factory=lambda: 3)  # type: ignore[arg-type,return-value]
