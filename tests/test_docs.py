@@ -84,6 +84,7 @@ def test_the_pages_have_examples() -> None:
 @pytest.mark.parametrize("page", with_language("python"))
 def test_examples_run_and_print_what_the_page_says(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+
     from torchgraft.io import import_torchvision
 
     import_torchvision()  # before timm: see there

@@ -129,6 +129,7 @@ def inputs(case: Case, model: nn.Module) -> Iterator[Callable[[], Any]]:
         yield partial(_run_transformers, case.name, model)
         return
     if case.library == "torchvision" and "detection" in family(case):
+        _suppress_in_python()
         yield partial(model, [torch.randn(3, 96, 96, generator=_generator())])
         return
     if case.library == "torchvision" and "optical_flow" in family(case):
@@ -136,6 +137,24 @@ def inputs(case: Case, model: nn.Module) -> Iterator[Callable[[], Any]]:
         return
     for shape in _shapes(case, model):
         yield partial(model, _normal(*shape))
+
+
+@cache
+def _suppress_in_python() -> None:
+    """Let detectors run where torchvision's compiled half is missing: of it they need non-maximum suppression alone."""
+    if not importlib.import_module("torchvision.extension")._has_ops():
+        boxes: Any = importlib.import_module("torchvision.ops.boxes")
+        boxes.nms = _nms
+
+
+def _nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Return the indices of the boxes ``(n, 4)`` to keep, best score first."""
+    iou = importlib.import_module("torchvision.ops.boxes").box_iou(boxes, boxes)
+    left, kept = scores.argsort(descending=True), []
+    while left.numel():
+        kept.append(left[0])
+        left = left[1:][iou[left[0], left[1:]] <= threshold]
+    return torch.stack(kept) if kept else left
 
 
 def _generator() -> torch.Generator:

@@ -17,7 +17,7 @@ from torch import nn
 from torchgraft.records import Shape
 
 _COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size")
+_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size")
 _KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
 
 # These store their fused projection head by head, (heads, 3, head_dim), instead of (3, heads, head_dim).

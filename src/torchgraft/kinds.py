@@ -7,7 +7,17 @@ kind from the names and ranks of their own tensors.
 
 from __future__ import annotations
 
-__all__ = ["DIMENSIONAL", "GATES", "PAPER_KINDS", "compatible", "input_axis", "kind_of_tensors", "kind_of_type", "output_axis"]
+__all__ = [
+    "DIMENSIONAL",
+    "GATES",
+    "PAPER_KINDS",
+    "compatible",
+    "family",
+    "input_axis",
+    "kind_of_tensors",
+    "kind_of_type",
+    "output_axis",
+]
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -52,8 +62,12 @@ PAPER_KINDS = frozenset(kind for _, kind in TYPES[:10])
 #: Kinds that mix units: they vote as "conv/linear layers" when modules are grouped into blocks.
 DIMENSIONAL = frozenset(kind for _, kind in TYPES[:6]) | {"linear", "bilinear"}
 
-#: Number of gates stacked along the first axis of a recurrent layer's tensors.
-GATES: Mapping[str, int] = {"lstm": 4, "gru": 3, "rnn": 1}
+#: Number of gates stacked along the first axis of a recurrent layer's tensors. A layer that reads its sequence
+#: backwards is of a kind of its own.
+GATES: Mapping[str, int] = {
+    **{"lstm": 4, "gru": 3, "rnn": 1},
+    **{"lstm reverse": 4, "gru reverse": 3, "rnn reverse": 1},
+}
 
 # Kinds whose tensors mean the same although their names differ. "norm" is a gain and a shift of unknown origin.
 _FAMILIES: tuple[frozenset[str], ...] = (
@@ -111,6 +125,20 @@ def compatible(a: str, b: str) -> bool:
     (True, False)
     """
     return a == b or any(a in family and b in family for family in _FAMILIES)
+
+
+@lru_cache(maxsize=None)
+def family(kind: str) -> str:
+    """Name the kinds that a bare table cannot tell apart alike, so that equal layers of both look equal.
+
+    >>> family("batchnorm2d"), family("layernorm"), family("conv2d")
+    ('batchnorm', 'norm', 'conv2d')
+    """
+    if kind.startswith("batchnorm"):
+        return "batchnorm"
+    if kind in ("layernorm", "groupnorm", "instancenorm"):
+        return "norm"
+    return {"matrix": "linear", "rmsnorm": "vector", "prelu": "vector"}.get(kind, kind)
 
 
 def output_axis(kind: str, role: str) -> int | None:

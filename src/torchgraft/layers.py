@@ -41,6 +41,8 @@ def linear_structures(
     found: dict[str, Structure] = {}
     names = list(widths)
     missing = heads.size * (heads.query + 2 * heads.key_value) if heads and not complete else 0
+    if missing and len(names) == 2 and widths[names[1]][0] == missing:  # Phi defines the output projection first
+        names.reverse()
     for place, name in enumerate(names):
         out, width, transpose = widths[name]
         reads_heads = heads is not None and missing <= 0  # queries, keys and values are complete: an output projection
@@ -57,7 +59,7 @@ def linear_structures(
 
 
 def layers_of(
-    path: str, kind: str, own: Own, structure: Structure | None = None, heads: Heads | None = None, patchify: bool = False
+    path: str, kind: str, own: Own, structure: Structure | None = None, heads: Heads | None = None
 ) -> tuple[Layer, ...]:
     """Return the layers that the ``own`` tensors of the module at ``path`` form."""
     kind = kind or kind_of_tensors(tuple((role, len(spec.shape)) for role, spec in own.items())) or ""
@@ -72,7 +74,7 @@ def layers_of(
     if kind in GATES:
         return tuple(_recurrent_layers(path, kind, own))
     if kind:
-        return (Layer(path, kind, _shape_of(own), tuple(own.values()), patchify),)
+        return (Layer(path, kind, _shape_of(own), tuple(own.values())),)
     return tuple(free_layers(path, own))
 
 
@@ -83,10 +85,17 @@ def _shape_of(own: Own) -> Shape | None:
 
 
 def free_layers(path: str, own: Own) -> Iterator[Layer]:
-    """Free parameters (class token, layer scale) and buffers: each a layer of its own, its role part of its path."""
+    """Free parameters (class token, layer scale) and buffers: each a layer of its own, its role part of its path.
+
+    A layer scale is stored as ``(C,)`` by one library and as ``(C, 1, 1)`` by another: axes of one at the end go.
+    """
     for role, spec in own.items():
         kind = f"buffer {role} {spec.dtype}" if spec.buffer else "parameter"
-        yield Layer(f"{path}.{role}" if path else role, kind, spec.shape, (spec,))
+        shape = spec.shape
+        while not spec.buffer and len(shape) > 1 and shape[-1] == 1:
+            shape = shape[:-1]
+        spec = spec if shape == spec.shape else replace(spec, shape=shape)
+        yield Layer(f"{path}.{role}" if path else role, kind, shape, (spec,))
 
 
 def _linear_parts(path: str, own: Own, structure: Structure) -> Iterator[Layer]:
@@ -140,7 +149,8 @@ _GATED = re.compile(r"(?P<stem>.*?(?:weight|bias)_(?:ih|hh|hr))(?:_l(?P<tail>\d+
 def _recurrent_layers(path: str, kind: str, own: Own) -> Iterator[Layer]:
     """One layer per depth and direction of a recurrent stack, its gates as units of the first axis.
 
-    Deeper layers of a bidirectional stack read both directions side by side: two units of the second axis.
+    All forward layers come first, then all backward ones. Deeper layers of a bidirectional stack read both directions
+    side by side: two units of the second axis.
     """
     groups: dict[str, Own] = {}
     for role, spec in own.items():
@@ -148,11 +158,12 @@ def _recurrent_layers(path: str, kind: str, own: Own) -> Iterator[Layer]:
         stem, tail, rest = found.group("stem", "tail", "rest") if found else (role, "", "")
         groups.setdefault(tail or "", {})[stem + rest] = replace(spec, role=stem + rest)
     both = any(tail.endswith("_reverse") for tail in groups)
-    for tail, specs in groups.items():
+    for tail, specs in sorted(groups.items(), key=lambda group: group[0].endswith("_reverse")):
         reads_both = both and not tail.startswith("0")
         tensors = tuple(_gated_units(spec, kind, reads_both) for spec in specs.values())
         weight = specs.get("weight_ih") or max(specs.values(), key=lambda spec: spec.size)
-        yield Layer(f"{path}[{tail}]" if tail else path, kind, weight.shape, tensors)
+        direction = " reverse" if tail.endswith("_reverse") else ""
+        yield Layer(f"{path}[{tail}]" if tail else path, kind + direction, weight.shape, tensors)
 
 
 def _gated_units(spec: TensorSpec, kind: str, reads_both: bool) -> TensorSpec:

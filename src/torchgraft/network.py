@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["read_module", "unwrap"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 
@@ -99,8 +99,11 @@ def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | 
     layers: tuple[Layer, ...] = ()
     if own:
         heads = heads_of(module, 0) if kind == "attention" else None
-        patchify = kind.startswith("conv") and _is_patchify(module)
-        layers = layers_of(path, kind, own, structure, heads, patchify)
+        layers = layers_of(path, kind, own, structure, heads)
+        if kind.startswith("conv"):
+            stride = module.__dict__["stride"]
+            patchify = stride == module.__dict__["kernel_size"] and prod(stride) > 1
+            layers = tuple(replace(layer, stride=stride, patchify=patchify) for layer in layers)
     children = tuple(_children(reader, module, prefix)) if module._modules else ()
     weight = own.get("weight")
     return Node(path, kind, layers, children, weight.shape if weight else None, shared)
@@ -123,12 +126,6 @@ def _parametrized_tensors(reader: _Reader, parametrized: nn.Module, prefix: str)
             own[name] = TensorSpec(prefix + name, name, largest.shape, largest.dtype)
         own |= stored
     return own
-
-
-def _is_patchify(module: nn.Module) -> bool:
-    """Tell a convolution whose windows do not overlap: its kernel is a patch and is resampled, not cropped."""
-    stride = module.__dict__.get("stride")
-    return isinstance(stride, tuple) and stride == module.__dict__.get("kernel_size") and prod(stride) > 1
 
 
 def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:

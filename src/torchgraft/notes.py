@@ -47,7 +47,7 @@ def _told(layers: Sequence[Layer], row: Row, side: str, verdict: str) -> str:
     first, last = layers[row.start].path, layers[row.stop - 1].path
     return (
         f"{side} {named} is {verdict}, but it stands in a row of equal layers ({first} … {last}) and any other of them "
-        "could be meant: pin a pair of paths to settle it"
+        "could be meant: pins or exclusions settle it"
     )
 
 

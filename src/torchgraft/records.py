@@ -64,7 +64,8 @@ class Layer:
     """The smallest unit with parameters: a module's own tensors, or one separable part of them.
 
     ``shape`` is the weight's shape (``(out, in, kh, kw)`` for a convolution), the only thing a score looks at; ``None``
-    where the layer has no weight. ``kind`` names what it may exchange weights with.
+    where the layer has no weight. ``kind`` names what it may exchange weights with. ``stride`` is a convolution's,
+    empty where it is unknown; ``patchify`` marks windows that do not overlap.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Layer:
     shape: Shape | None = None
     tensors: tuple[TensorSpec, ...] = ()
     patchify: bool = False
+    stride: Shape = ()
 
 
 @dataclass(frozen=True, slots=True)

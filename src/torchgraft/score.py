@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["SCORERS", "Scorer", "pairwise", "score_graft", "score_paper", "shape_score"]
+__all__ = ["SCORERS", "Scorer", "flattened_shapes", "pairwise", "score_graft", "score_paper", "shape_score"]
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +17,15 @@ from torchgraft.records import Layer, Shape
 
 Floats = NDArray[np.float64]
 
+# Less than any difference of shape: it only decides between layers that are equal otherwise.
+_NEARLY = 1 - 2**-10
+
 
 class Scorer(Protocol):
     """Scores every target layer with every source layer: an ``(n targets, m sources)`` array of values in [0, 1].
 
-    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind and the shape of
-    a layer and nothing else: layers equal in both are scored once.
+    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind, the shape and
+    the stride of a layer and nothing else: layers equal in these are scored once.
     """
 
     def __call__(self, target: Sequence[Layer], source: Sequence[Layer]) -> Floats: ...
@@ -64,12 +68,37 @@ def score_paper(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
 
 
 def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
-    """Eq. 1 for every kind of layer that holds tensors; a buffer of its own matches only one of equal shape."""
+    """Eq. 1 for every kind of layer that holds tensors.
+
+    A buffer of its own matches only one of equal shape. A linear layer matches a convolution that computes the same: of
+    kernel size one, or over a flattened input. A stride that differs decides between layers that are equal otherwise.
+    """
     scores = _by_kind(target, source, compatible)
     for i, layer in enumerate(target):
         if layer.kind.startswith("buffer"):
             scores[i] = np.floor(scores[i])
+        if layer.kind.startswith("conv") or layer.kind in ("linear", "matrix"):
+            for j, other in enumerate(source):
+                if layer.stride != other.stride and layer.stride and other.stride:
+                    scores[i, j] *= _NEARLY
+                elif not scores[i, j] and (flat := flattened_shapes(layer, other)):
+                    scores[i, j] = _NEARLY * shape_score(*flat)
     return scores
+
+
+def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None:
+    """Shapes as ``(out, in)`` of a linear layer and a convolution that computes the same, ``None`` for all others.
+
+    >>> flattened_shapes(Layer("", "linear", (4096, 25088)), Layer("", "conv2d", (4096, 512, 7, 7)))
+    ((4096, 25088), (4096, 25088))
+    """
+    linear = [layer.kind in ("linear", "matrix") for layer in (target, source)]
+    convolution = [layer.kind in ("conv1d", "conv2d", "conv3d") for layer in (target, source)]
+    if target.shape is None or source.shape is None or not (linear[0] ^ linear[1]) or not any(convolution):
+        return None
+    flat = [(layer.shape[0], prod(layer.shape[1:])) for layer in (target, source) if layer.shape]
+    kernel = (target if convolution[0] else source).shape or ()
+    return (flat[0], flat[1]) if prod(kernel[2:]) == 1 or flat[0][1] == flat[1][1] else None
 
 
 def _by_kind(target: Sequence[Layer], source: Sequence[Layer], meets: Callable[[str, str], bool]) -> Floats:

@@ -22,7 +22,7 @@ _Item = Layer | tuple[Layer, ...]
 _Group = tuple[int, list[_Item]]
 
 Own = Callable[[Node], tuple[Layer, ...]]
-Vote = Callable[[int, int], bool]
+Vote = Callable[[Sequence[_Item]], bool]
 
 
 class Standardizer(Protocol):
@@ -40,7 +40,7 @@ def standardize_paper(network: Network) -> tuple[Element, ...]:
     def leaves(node: Node) -> tuple[Layer, ...]:
         return (_paper_layer(network, node),) if node.kind in PAPER_KINDS or not node.children else ()
 
-    return _standardize(network.root, leaves, lambda blocks, singles: singles > blocks, False)
+    return _standardize(network.root, leaves, _mostly_singles, False)
 
 
 def _paper_layer(network: Network, node: Node) -> Layer:
@@ -54,11 +54,22 @@ def _paper_layer(network: Network, node: Node) -> Layer:
 def standardize_graft(network: Network) -> tuple[Element, ...]:
     """Algorithm 1 over every layer that holds tensors, so that a module and a bare table of arrays look alike.
 
-    Three changes: leaves without tensors are left out (a table does not know them); a tie of the vote makes a block
-    (a pre-norm transformer block has two norms beside two sub-blocks); exactly repeated siblings are blocks whatever
-    they contain (a T5 block is made of sub-blocks only).
+    Changes: leaves without tensors are left out (a table does not know them); a tie of the vote makes a block (a
+    pre-norm transformer block has two norms beside two sub-blocks); what holds equal blocks stays a list whatever
+    stands beside them (a short encoder has as many embeddings as blocks); and exactly repeated siblings are blocks
+    whatever they hold (a T5 block is made of sub-blocks only).
     """
-    return _standardize(network.root, lambda node: () if node.shared else node.layers, lambda blocks, singles: singles >= blocks, True)
+    return _standardize(network.root, lambda node: () if node.shared else node.layers, _no_repeats, True)
+
+
+def _mostly_singles(items: Sequence[_Item]) -> bool:
+    blocks = sum(isinstance(item, tuple) for item in items)
+    return len(items) - blocks > blocks
+
+
+def _no_repeats(items: Sequence[_Item]) -> bool:
+    blocks = [_signature([item]) for item in items if isinstance(item, tuple)]
+    return len(items) - len(blocks) >= len(blocks) == len(set(blocks))
 
 
 def _standardize(root: Node, own: Own, unpacks: Vote, units: bool) -> tuple[Element, ...]:
@@ -83,8 +94,7 @@ def _join(items: list[_Item], groups: Sequence[_Group], unpacks: Vote, is_root: 
             items.append(_layers(inner))
         else:
             items += inner
-    blocks = sum(isinstance(item, tuple) for item in items)
-    if (not is_root and unpacks(blocks, len(items) - blocks)) or len(items) == 1:
+    if (not is_root and unpacks(items)) or len(items) == 1:
         return 1, list(_layers(items))
     return 2, items
 

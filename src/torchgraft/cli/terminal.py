@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Progress", "abandon_stdout", "emit", "plain", "progress", "results", "say", "stdout_console"]
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -34,19 +35,37 @@ def _is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def stdout_console() -> Console:
-    """Return the console for results: as wide as the terminal, or wide enough for everything in a pipe."""
-    return Console(width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH, highlight=False, emoji=False)
+@final
+class _Stdout(Console):
+    """A console on stdout that leaves a closed pipe to the command line, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def stdout_console(file: IO[str] | None = None) -> Console:
+    """Return a console as wide as the terminal that stdout is, or wide enough for everything in a pipe.
+
+    What it prints goes to stdout, or to ``file``, laid out and coloured as for stdout.
+    """
+    terminal = _is_terminal(sys.stdout)
+    return _Stdout(
+        file=file,
+        force_terminal=terminal or None,
+        width=None if terminal else _PIPE_WIDTH,
+        highlight=False,
+        emoji=False,
+    )
 
 
 def results(*parts: RenderableType) -> None:
     """Print tables and lines on stdout; lines are left unwrapped and are never read as markup."""
-    console = stdout_console()
-    with console.capture() as captured:
-        for part in parts:
-            line = isinstance(part, str)
-            console.print(part, markup=not line, soft_wrap=line)
-    emit(captured.get())
+    text = io.StringIO()
+    console = stdout_console(text)
+    for part in parts:
+        line = isinstance(part, str)
+        console.print(part, markup=not line, soft_wrap=line)
+    emit("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
 def emit(text: str) -> None:
@@ -75,11 +94,11 @@ def abandon_stdout() -> None:
 
 def say(kind: str, message: object) -> None:
     """Write one line to stderr: ``torchgraft: error: ...`` (or ``warning``)."""
-    console = Console(stderr=True, highlight=False, emoji=False)
-    with console.capture() as captured:
-        console.print(Text.assemble("torchgraft: ", (f"{kind}: ", _STYLES[kind]), plain(message)), soft_wrap=True)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=_is_terminal(sys.stderr) or None, highlight=False, emoji=False)
+    console.print(Text.assemble("torchgraft: ", (f"{kind}: ", _STYLES[kind]), plain(message)), soft_wrap=True)
     with contextlib.suppress(OSError):  # nobody is left to be told
-        click.echo(captured.get(), nl=False, err=True, color=True)
+        click.echo(text.getvalue(), nl=False, err=True, color=True)
 
 
 @final

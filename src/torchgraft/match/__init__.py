@@ -6,8 +6,8 @@ __all__ = ["MATCHERS", "Matcher"]
 
 from collections.abc import Mapping
 
+from torchgraft.match.graft import match_graft
 from torchgraft.match.matchers import Matcher, match_bipartite, match_dp, match_nbipartite, match_random
-from torchgraft.match.recover import match_graft
 
 #: Matchers by name.
 MATCHERS: Mapping[str, Matcher] = {

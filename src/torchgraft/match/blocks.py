@@ -74,7 +74,7 @@ def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], li
     for element in elements:
         key = [int(element.block)]
         for layer in element.layers:
-            number = numbers.setdefault((layer.kind, layer.shape), len(layers))
+            number = numbers.setdefault((layer.kind, layer.shape, layer.stride), len(layers))
             if number == len(layers):
                 layers.append(layer)
             key.append(number)

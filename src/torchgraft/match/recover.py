@@ -1,28 +1,81 @@
 """What the dynamic program leaves behind: layers grouped differently on the two sides, and layers that moved.
 
-An edited network is mostly its own source. Three passes after the dynamic program find the rest of it: gaps between
-matched layers are filled in order; order is given up where most of the network stands elsewhere exactly as it is; and
+An edited network is mostly its own source. Four passes after the dynamic program find the rest of it: what two matched
+blocks leave over is paired where it is equal; gaps between matched layers are filled in order; order is given up where most of the network stands elsewhere exactly as it is; and
 single parts that moved get their own values back. Kinds and shapes decide, never names.
 """
 
 from __future__ import annotations
 
-__all__ = ["exact_targets", "fill_gaps", "find_moved", "match_graft", "owners", "rearrange", "signature"]
+__all__ = [
+    "drop_orphans",
+    "exact_targets",
+    "fill_blocks",
+    "fill_gaps",
+    "find_moved",
+    "owners",
+    "rearrange",
+    "signature",
+]
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
-from torchgraft.kinds import DIMENSIONAL
-from torchgraft.match.blocks import Elements
+from torchgraft.kinds import DIMENSIONAL, family
+from torchgraft.match.blocks import Elements, offsets
 from torchgraft.match.dp import solve, trace
-from torchgraft.match.matchers import match_in_order
-from torchgraft.records import Layer, Match, Pair
+from torchgraft.records import Layer, Pair, Shape
 from torchgraft.score import Scorer
 
 Layers = Sequence[Layer]
 Chosen = dict[int, Pair]
 Places = list[tuple[int, Hashable]]
+
+
+def fill_blocks(chosen: Chosen, target: Elements, source: Elements) -> Chosen:
+    """Pair the equal layers of two matched blocks in their own order, where the dynamic program had to leave some out.
+
+    A network may define the layers of a block in another order than it runs them: transformers lists both norms of a
+    vision transformer's block last, a ResNet may list its shortcut first.
+    """
+    homes = [position for position, element in enumerate(source) for _ in element.layers]
+    starts = offsets(source)
+    filled, first = dict(chosen), 0
+    for element in target:
+        block = range(first, first + len(element.layers))
+        first = block.stop
+        votes = Counter(homes[chosen[t].source] for t in block if t in chosen)
+        if len(block) > 1 and votes:
+            partner = votes.most_common(1)[0][0]
+            others = dict(enumerate(source[partner].layers, starts[partner]))
+            filled |= _equal_layers(dict(zip(block, element.layers, strict=True)), others, chosen)
+    return filled
+
+
+def _equal_layers(layers: Mapping[int, Layer], others: Mapping[int, Layer], chosen: Chosen) -> Chosen:
+    """Pair equal layers of two blocks in order, wherever that serves more of them than ``chosen`` does.
+
+    A stride tells a shortcut from the convolution of equal shape beside it, and a batch norm stays with the
+    convolution before it; so convolutions and linear layers come first.
+    """
+    better: Chosen = {}
+    classes = dict.fromkeys(signature(layer) for layer in layers.values())
+    for one in sorted(classes, key=lambda one: one[0] not in DIMENSIONAL):
+        own = [t for t, layer in layers.items() if signature(layer) == one]
+        free = [s for s, layer in others.items() if signature(layer) == one]
+        served = {chosen[t].source for t in own if t in chosen} & set(free)
+        if len(served) == min(len(own), len(free)):
+            continue
+        for t in own:
+            before = better.get(t - 1) or chosen.get(t - 1)
+            alike = [s for s in free if layers[t].stride == others[s].stride] or free
+            if one[0] == "batchnorm" and before is not None and before.source + 1 in free:
+                alike = [before.source + 1]
+            if alike:
+                better[t] = Pair(t, alike[0], 1.0)
+                free.remove(better[t].source)
+    return better
 
 
 def fill_gaps(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer, exponent: float) -> Chosen:
@@ -71,20 +124,24 @@ def find_moved(chosen: Chosen, target: Layers, source: Layers) -> Chosen:
         return chosen
     counts = [Counter(map(signature, layers)) for layers in (target, source)]
     unique = {one for one in common if counts[0][one] == counts[1][one] == 1}
+    # Where nearly all is found, the one norm that is left on each side is the same one.
+    left_over = [Counter(side.values()) for side in (left, right)]
+    mostly_exact = len(exact) >= 0.9 * len(target)
     moved = dict(chosen)
     places = _keep_common(left, common), _keep_common(right, common)
     for start, other, size in _common_runs(*places):
         run = range(start, start + size)
         mixing = sum(target[t].kind in DIMENSIONAL for t in run)
         unserved = not any(t in chosen for t in run)
-        if mixing >= 2 or (mixing and unserved) or any(left[t] in unique for t in run):
+        alone = size == 1 and left_over[0][left[start]] == left_over[1][left[start]] == 1
+        if mixing >= 2 or (mixing and unserved) or any(left[t] in unique for t in run) or (alone and mostly_exact):
             moved |= {t: Pair(t, other + t - start, 1.0) for t in run}
     return moved
 
 
-def signature(layer: Layer) -> Hashable:
+def signature(layer: Layer) -> tuple[str, Shape | None]:
     """What makes two layers interchangeable: kind and shape."""
-    return layer.kind, layer.shape
+    return family(layer.kind), layer.shape
 
 
 def _keep_common(signatures: Mapping[int, Hashable], common: set[Hashable]) -> list[tuple[int, Hashable]]:
@@ -118,39 +175,45 @@ def _separated(places: Places, mark: int) -> Places:
 def rearrange(chosen: Chosen, target: Layers, source: Layers) -> Chosen:
     """Give up the order where the target is the source with its parts rearranged.
 
-    That is so where most target layers have an exact counterpart, yet order lets less than 95 % of them meet one of
-    their own. Then the longest common runs are taken first, wherever they stand, and only what is left keeps its match.
+    That is so where three quarters of the target's convolutions and linear layers have an exact counterpart, yet order
+    lets less than 95 % of these meet one of their own. Then the longest common runs are taken first, wherever they
+    stand, and only what is left keeps its match.
     """
-    counts = [Counter(map(signature, layers)) for layers in (target, source)]
+    mixing = [[layer for layer in layers if layer.kind in DIMENSIONAL] for layers in (target, source)]
+    counts = [Counter(map(signature, layers)) for layers in mixing]
     possible = sum((counts[0] & counts[1]).values())
-    met = exact_targets(chosen)
-    if 2 * possible < len(target) or len(met) >= 0.95 * possible:
+    met = sum(target[t].kind in DIMENSIONAL for t in exact_targets(chosen))
+    if 4 * possible < 3 * len(mixing[0]) or met >= 0.95 * possible:
         return chosen
     places = [list(enumerate(map(signature, layers))) for layers in (target, source)]
-    runs = {t: Pair(t, t + other - start, 1.0) for start, other, size in _common_runs(*places) for t in range(start, start + size)}
-    if len(runs) <= len(met):
+    runs = {
+        t: Pair(t, t + other - start, 1.0)
+        for start, other, size in _common_runs(*places)
+        for t in range(start, start + size)
+    }
+    if sum(target[t].kind in DIMENSIONAL for t in runs) <= met:
         return chosen
     taken = {pair.source for pair in runs.values()}
     return {t: pair for t, pair in chosen.items() if pair.source not in taken} | runs
+
+
+def drop_orphans(chosen: Chosen, target: Layers) -> Chosen:
+    """Do not reuse a norm where the layer it normalizes takes nothing: trained statistics would meet fresh outputs."""
+    owner = owners(chosen)
+
+    def is_orphan(t: int) -> bool:
+        if owner[chosen[t].source] == t or target[t].kind in DIMENSIONAL or target[t].kind.startswith("buffer"):
+            return False
+        beside = [i for i in (t - 1, t + 1) if 0 <= i < len(target) and target[i].kind in DIMENSIONAL]
+        return bool(beside) and beside[0] not in chosen
+
+    return {t: pair for t, pair in chosen.items() if not is_orphan(t)}
 
 
 def exact_targets(chosen: Chosen) -> set[int]:
     """Targets that have an equal source layer of their own."""
     owner = owners(chosen)
     return {t for t, pair in chosen.items() if pair.score == 1.0 and owner[pair.source] == t}
-
-
-def match_graft(
-    target: Elements, source: Elements, scorer: Scorer, *, exponent: float = 0.5, mixed: bool = True, seed: int = 0
-) -> Match:
-    """The dynamic program, then the three recovery passes. The score is the dynamic program's."""
-    match = match_in_order(target, source, scorer, exponent, mixed=mixed, leading=True)
-    layers = [[layer for element in elements for layer in element.layers] for elements in (target, source)]
-    chosen = {pair.target: pair for pair in match.pairs}
-    chosen = fill_gaps(chosen, layers[0], layers[1], scorer, exponent)
-    chosen = rearrange(chosen, layers[0], layers[1])
-    chosen = find_moved(chosen, layers[0], layers[1])
-    return Match(tuple(chosen[t] for t in sorted(chosen)), match.score)
 
 
 def owners(chosen: Mapping[int, Pair]) -> dict[int, int]:

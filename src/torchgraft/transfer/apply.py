@@ -7,6 +7,7 @@ __all__ = ["Values", "apply_plan", "stored_tensors"]
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,8 @@ def _write(
 def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
     if spec.part is not None:
         tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
+    if tensor.ndim != len(spec.shape):  # a convolution seen as a matrix, a layer scale (C, 1, 1) as a vector
+        tensor = tensor.view(spec.shape)
     return tensor.t() if spec.transpose else tensor
 
 
@@ -167,7 +170,11 @@ def _check_source(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
             if key not in shapes:
                 raise ApplyError(f"the plan was made for another source: it has no tensor {key}; make the plan anew")
             shape = _stored_shape(move.source)
-            if any(size is not None and size != other for size, other in zip(shape, shapes[key], strict=False)):
+            if len(shape) == len(shapes[key]):
+                fits = all(size in (None, other) for size, other in zip(shape, shapes[key], strict=True))
+            else:
+                fits = prod(shapes[key]) == move.source.size
+            if not fits:
                 raise ApplyError(
                     f"the plan was made for another source: {key} is {_told(move.source.shape)} in the plan and "
                     f"{_told(shapes[key])} in the source; make the plan anew"

@@ -9,10 +9,22 @@ from inspect import Parameter, signature
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from torchgraft.errors import ApplyError
+from torchgraft.transfer.parametrized import renew_estimates
 
+Initializer = Callable[[nn.Module], object]
 Slot = tuple[nn.Module, str, bool]  # module, local name, whether it is a parameter
+
+# Methods that compute tables once more: of timm, of torchvision's Swin; and the one that ties weights in transformers.
+_TABLES = (
+    "init_non_persistent_buffers",
+    "define_relative_position_bias_table",
+    "define_relative_position_index",
+    "tie_weights",
+)
+_NEITHER = 255  # a byte that is neither of the two values of a bool
 
 # What a batch norm that has seen nothing holds.
 _STATISTICS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
@@ -56,25 +68,27 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     before = [(key, slot, tensor) for key, slot, tensor in _slots(module)]
     meta = [(key, slot, tensor) for key, slot, tensor in before if tensor.is_meta]
     memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta}
-    lost = _stranded(module)
-    if not lost:
-        fresh: dict[int, Tensor] = {}
-        for _, slot, tensor in meta:
-            _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
-        try:
+    fresh: dict[int, Tensor] = {}
+    for _, slot, tensor in meta:
+        _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
+    lost = [f"{key} is computed in its constructor" for key in _stranded(module)]
+    try:
+        if not lost:
             _initialize(module, seed)
-            lost = [key for key, slot, _ in meta if key not in served and not _set_by_rank(slot)]
-        except Exception as error:  # whatever a model's own code raises, the module must not stay half filled
-            lost = [f"a tensor ({type(error).__name__}: {error})"]
-        with torch.no_grad():
-            for key, _, tensor in _slots(module):
-                if key in memory:
-                    tensor.copy_(memory[key])
+            unset = [key for key, slot, _ in meta if not _set_by_rank(slot) and key not in served]
+            lost = [f"{key} is computed in its constructor" for key in unset]
+            _estimate(module)
+    except Exception as error:  # whatever a model's own code raises, the module must not stay half filled
+        lost = [f"its own initialization fails ({type(error).__name__}: {error})"]
+    with torch.no_grad():
+        for key, _, tensor in _slots(module):
+            if key in memory:
+                tensor.copy_(memory[key])
     if lost:
         for _, slot, tensor in meta:
             _put(slot, tensor)
         raise ApplyError(
-            f"the target is on the meta device and {lost[0]} is computed in its constructor: "
+            f"the target is on the meta device and {lost[0]}: "
             "build the target on the CPU, or name it by a spec so that torchgraft builds it"
         )
     return frozenset(key for key, _, _ in meta)
@@ -87,34 +101,42 @@ def _initialize(module: nn.Module, seed: int) -> None:
             initializer()
 
 
+def _estimate(module: nn.Module) -> None:
+    """Spectral norms: their singular vectors follow from the weights."""
+    with torch.random.fork_rng(devices=[]):
+        for part in module.modules():
+            if isinstance(part, ParametrizationList):
+                renew_estimates(part)
+
+
 def _stranded(module: nn.Module) -> list[str]:
     """Meta tensors that are plain attributes, neither parameter nor buffer: nothing but the constructor sets them."""
     found = []
     for path, part in module.named_modules():
         for name, value in part.__dict__.items():
             held = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(one, Tensor) and one.is_meta for one in held):
+            recomputed = part._parameters.keys() & {f"{name}_v", f"{name}_orig"}  # by a hook, before every forward pass
+            if not recomputed and any(isinstance(one, Tensor) and one.is_meta for one in held):
                 found.append(f"{path}.{name}" if path else name)
     return found
 
 
 def _put(slot: Slot, tensor: Tensor) -> None:
-    part, name, is_parameter = slot
-    (part._parameters if is_parameter else part._buffers)[name] = tensor  # type: ignore[assignment]
+    part, name, _ = slot
+    setattr(part, name, tensor)  # not into its dictionary: a recurrent layer keeps a list of its weights beside it
 
 
 def _unset(tensor: Tensor) -> Tensor:
     """Memory for a meta tensor, filled with a value that no initializer leaves: what still holds it was not set."""
     new = torch.empty_like(tensor, device="cpu")
     with torch.no_grad():
-        new.fill_(float("nan") if new.is_floating_point() or new.is_complex() else _mark(new.dtype))
+        if new.dtype == torch.bool:
+            new.view(torch.uint8).fill_(_NEITHER)
+        else:
+            new.fill_(float("nan") if new.is_floating_point() or new.is_complex() else torch.iinfo(new.dtype).max)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(new, requires_grad=tensor.requires_grad)
     return new
-
-
-def _mark(dtype: torch.dtype) -> int:
-    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
@@ -122,21 +144,23 @@ def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
     for part in module.modules():
         for name in ("reset_parameters", "_reset_parameters"):
             method = getattr(part, name, None)
-            if callable(method) and any(tensor is not None for tensor in (*part._parameters.values(), *part._buffers.values())):
+            own = (*part._parameters.values(), *part._buffers.values())
+            if callable(method) and any(tensor is not None for tensor in own):
                 yield method
                 break
     yield from _own_initializers(module, None)
     for part in module.modules():
-        for name in ("init_non_persistent_buffers", "tie_weights"):  # timm's tables, transformers' ties
+        for name in _TABLES:
             method = getattr(part, name, None)
-            if callable(method):
+            if callable(method) and not _needs_arguments(method):
                 yield method
 
 
-def _own_initializers(module: nn.Module, by_part: Callable[[nn.Module], object] | None) -> Iterator[Callable[[], object]]:
-    """Library conventions: transformers initializes part by part, each model its own parts; timm the model as a whole."""
-    if hasattr(module, "config") and callable(getattr(module, "_init_weights", None)):
-        by_part = module._init_weights  # type: ignore[assignment]
+def _own_initializers(module: nn.Module, by_part: Initializer | None) -> Iterator[Callable[[], object]]:
+    """Library conventions: a transformers model initializes its own parts one by one, timm a model as a whole."""
+    own = getattr(module, "_init_weights", None)
+    if hasattr(module, "config") and callable(own):
+        by_part = own
     whole = getattr(module, "init_weights", None)
     if by_part is None and callable(whole) and not _needs_arguments(whole):
         yield whole
@@ -161,9 +185,12 @@ def _set_by_rank(slot: Slot) -> bool:
         return True
     with torch.no_grad():
         if not is_parameter:
-            if not part._buffers.keys() & {"running_mean", "running_var"} or name not in _STATISTICS:
+            if hasattr(part, "_power_method") and tensor.ndim == 1:
+                tensor.fill_(tensor.numel() ** -0.5)  # a spectral norm's estimate, from which it iterates
+            elif part._buffers.keys() & {"running_mean", "running_var"} and name in _STATISTICS:
+                tensor.fill_(_STATISTICS[name])  # a frozen batch norm
+            else:
                 return False
-            tensor.fill_(_STATISTICS[name])  # a frozen batch norm
         elif tensor.ndim >= 2:
             nn.init.trunc_normal_(tensor, std=0.02)
         else:
@@ -174,4 +201,6 @@ def _set_by_rank(slot: Slot) -> bool:
 def _is_unset(tensor: Tensor) -> bool:
     if tensor.is_floating_point() or tensor.is_complex():
         return bool(tensor.isnan().any())
-    return tensor.dtype != torch.bool and bool((tensor == _mark(tensor.dtype)).all())
+    if tensor.dtype == torch.bool:
+        return bool((tensor.view(torch.uint8) == _NEITHER).any())
+    return bool((tensor == torch.iinfo(tensor.dtype).max).all())

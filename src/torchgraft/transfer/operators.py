@@ -31,7 +31,7 @@ def clip(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.
     """Centre crop into centre crop, kernel included; the rim keeps the target's own values (appendix A.2)."""
     for move in transfer.moves:
         t, s = _aligned(target[move.target.role], source[move.target.role], move)
-        slices = [_centred(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
+        slices = _slices(t, s, _unit_counts(target[move.target.role], t, move), move)
         t[tuple(a for a, _ in slices)].copy_(s[tuple(b for _, b in slices)])
 
 
@@ -60,16 +60,17 @@ def full(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.
     for move in transfer.moves:
         t, value = target[move.target.role], source[move.target.role]
         for axis, size in enumerate(t.shape):
-            value = value.index_select(axis, _stretched(size, value.shape[axis], generator).to(value.device))
+            index = _stretched(size, value.shape[axis], axis in move.lead, generator)
+            value = value.index_select(axis, index.to(value.device))
         t.copy_(value)
 
 
-def _stretched(size: int, available: int, generator: torch.Generator) -> Tensor:
-    start = (available - size) // 2
-    if start >= 0:
+def _stretched(size: int, available: int, lead: bool, generator: torch.Generator) -> Tensor:
+    if available >= size:
+        start = 0 if lead else (available - size) // 2
         return torch.arange(start, start + size)
     indices = torch.randint(available, (size,), generator=generator)
-    offset = (size - available) // 2
+    offset = 0 if lead else (size - available) // 2
     indices[offset : offset + available] = torch.arange(available)
     return indices
 
@@ -80,6 +81,8 @@ def magnitude(target: Tensors, source: Tensors, transfer: Transfer, generator: t
     for move in transfer.moves:
         t, s = target[move.target.role], source[move.target.role]
         for axis in range(min(2, t.ndim)):
+            if axis in move.lead:
+                s = s.narrow(axis, 0, min(s.shape[axis], t.shape[axis]))
             if s.shape[axis] > t.shape[axis]:
                 follows = move.target.role != "weight" and axis < len(kept) and len(kept[axis]) == t.shape[axis]
                 index = kept[axis] if follows else _largest(s, axis, t.shape[axis])
@@ -111,12 +114,7 @@ def embed(target: Tensors, source: Tensors, transfer: Transfer, generator: torch
     for move in transfer.moves:
         t, s = _aligned(target[move.target.role], source[move.target.role], move)
         widths = _unit_counts(target[move.target.role], t, move)
-        slices, axis = [], 0
-        for number, width in enumerate(widths):
-            for _ in range(width):
-                lead = number in move.lead
-                slices.append(_leading(t.shape[axis], s.shape[axis]) if lead else _centred(t.shape[axis], s.shape[axis]))
-                axis += 1
+        slices = _slices(t, s, widths, move)
         into = tuple(a for a, _ in slices)
         if input_axis(transfer.kind, move.target.role) is not None and transfer.kind != "embedding":
             out = output_axis(transfer.kind, move.target.role) or 0
@@ -145,6 +143,13 @@ def _unit_counts(flat: Tensor, unfolded: Tensor, move: Move) -> Sequence[int]:
         return [1] * flat.ndim
     pairs = zip(move.target.units, move.source.units, strict=True)
     return [len(t) if len(t) == len(s) else 1 for t, s in pairs]
+
+
+def _slices(target: Tensor, source: Tensor, widths: Sequence[int], move: Move) -> list[tuple[slice, slice]]:
+    """Where each unfolded axis is written and read; ``widths`` says how many of them each stored axis became."""
+    lead = [number in move.lead for number, width in enumerate(widths) for _ in range(width)]
+    sizes = zip(target.shape, source.shape, lead, strict=True)
+    return [_leading(t, s) if leading else _centred(t, s) for t, s, leading in sizes]
 
 
 def _centred(target: int, source: int) -> tuple[slice, slice]:

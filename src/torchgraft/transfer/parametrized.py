@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["computed_value", "is_determined", "set_computed", "unsettable"]
+__all__ = ["computed_value", "is_determined", "renew_estimates", "set_computed", "unsettable"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,12 @@ def set_computed(module: nn.Module, key: str, value: Tensor) -> None:
     chain = _parametrizations(module, key)
     assert chain is not None
     with torch.no_grad():
-        inverse: Tensor | tuple[Tensor, ...] = value
-        for part in list(chain)[::-1]:
-            if hasattr(part, "right_inverse"):
+        inverse: Any = value
+        for part in list(chain.children())[::-1]:
+            right_inverse: Any = getattr(part, "right_inverse", None)
+            if right_inverse is not None:
                 try:
-                    inverse = part.right_inverse(inverse)
+                    inverse = right_inverse(inverse)
                 except NotImplementedError:  # torch registers such a parametrization as the identity, too
                     continue
         if isinstance(inverse, Tensor):
@@ -52,16 +54,23 @@ def set_computed(module: nn.Module, key: str, value: Tensor) -> None:
         else:
             for number, tensor in enumerate(inverse):
                 getattr(chain, f"original{number}").copy_(tensor)
-        if any(name in part._buffers for part in chain for name in _ESTIMATES):
-            with _mode(chain, True):
-                for _ in range(_POWER_ITERATIONS):
-                    chain()
+        renew_estimates(chain)
+
+
+def renew_estimates(chain: ParametrizationList) -> None:
+    """Estimate the singular vectors of a spectral norm anew, by as many iterations as torch takes at first."""
+    if any(name in part._buffers for part in chain.children() for name in _ESTIMATES):
+        with torch.no_grad(), _mode(chain, True):
+            for _ in range(_POWER_ITERATIONS):
+                chain()
 
 
 def unsettable(module: nn.Module, key: str) -> bool:
     """Tell whether a computed tensor cannot be written: it has several originals and no inverse that gives them."""
     chain = _parametrizations(module, key)
-    return chain is None or (not chain.is_tensor and not any(hasattr(part, "right_inverse") for part in chain))
+    return chain is None or (
+        not chain.is_tensor and not any(hasattr(part, "right_inverse") for part in chain.children())
+    )
 
 
 def is_determined(stored: str) -> bool:

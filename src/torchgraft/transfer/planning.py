@@ -138,21 +138,43 @@ def _check_labels_used(labels: tuple[tuple[int, int], ...], transfers: Sequence[
     moves = (move for transfer in transfers for move in transfer.moves)
     if labels and not any("select_labels" in move.prepare for move in moves):
         raise PlanError(
-            f"the label map cannot be used: the plan does not fill the target's last linear layer ({context.target_head}) "
-            f"from the source's ({context.source_head}); pin the two, or leave the label map out"
+            f"the label map cannot be used: the plan does not fill the target's classifier ({_names(context.target_heads)}) "
+            f"from the source's ({_names(context.source_heads)}); pin the two, or leave the map out"
         )
 
 
 def _context(
     operator: str, target: Sequence[Layer], source: Sequence[Layer], labels: tuple[tuple[int, int], ...]
 ) -> Context:
-    """Find the layers that read the input (the first convolution) and give the classes (the last linear layer)."""
+    """Find the layers that read the input (the first convolution) and give the classes."""
 
     def first(layers: Sequence[Layer]) -> str | None:
         return next((layer.path for layer in layers if layer.kind in DIMENSIONAL), None)
 
     pictures = frozenset(layer.path.rpartition(".")[0] for layer in (*target, *source) if layer.patchify)
-    return Context(operator, first(target), first(source), first(target[::-1]), first(source[::-1]), labels, pictures)
+    images = all(any(layer.kind in ("conv2d", "conv3d") for layer in layers) for layers in (target, source))
+    return Context(operator, first(target), first(source), _heads(target), _heads(source), labels, pictures, images)
+
+
+def _heads(layers: Sequence[Layer]) -> frozenset[str]:
+    """The last layer, where it is a linear layer or a convolution, and those just before it that have its shape.
+
+    A network that ends in a norm has no classes: its last outputs are units like all others. Two classifiers beside
+    each other (of a class token and of a distillation token) are both heads; two square layers are a chain.
+    """
+    last = layers[-1] if layers else None
+    if last is None or last.kind not in DIMENSIONAL or last.shape is None:
+        return frozenset()
+    heads = [last.path]
+    for layer in layers[-2::-1]:
+        if (layer.kind, layer.shape) != (last.kind, last.shape) or last.shape[0] == last.shape[1]:
+            break
+        heads.append(layer.path)
+    return frozenset(heads)
+
+
+def _names(paths: frozenset[str]) -> str:
+    return ", ".join(sorted(paths)) or "it has none"
 
 
 def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) -> Iterator[TensorPlan]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["PREPARATIONS", "Preparation", "check_available", "class_axis", "mapped_rows"]
 
+import warnings
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from math import isqrt
@@ -81,7 +82,7 @@ def resample_plane(source: Tensor, target: Tensor, move: Move, labels: Labels) -
     function = _timm("pos_embed", "resample_abs_pos_embed_nhwc", move)
     channels_first = source.shape[1] != source.shape[2]
     side = target.shape[2]
-    plane = source.float().permute(0, 2, 3, 1) if channels_first else source.float()
+    plane: Tensor = source.float().permute(0, 2, 3, 1) if channels_first else source.float()
     plane = function(plane, [side, side])
     return plane.permute(0, 3, 1, 2) if channels_first else plane
 
@@ -90,7 +91,9 @@ def resample_relative(source: Tensor, target: Tensor, move: Move, labels: Labels
     """Resample a table of relative positions ``((2 h - 1) * (2 w - 1) + extra, heads)`` to another square window."""
     side = isqrt(target.shape[0])
     function = _timm("pos_embed_rel", "resize_rel_pos_bias_table", move)
-    table: Tensor = function(source.float(), ((side + 1) // 2,) * 2, (target.shape[0], source.shape[1]))
+    with warnings.catch_warnings():  # its interpolator indexes by lists, which torch warns of
+        warnings.simplefilter("ignore", UserWarning)
+        table: Tensor = function(source.float(), ((side + 1) // 2,) * 2, (target.shape[0], source.shape[1]))
     return table
 
 

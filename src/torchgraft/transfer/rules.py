@@ -11,6 +11,7 @@ from math import isqrt, prod
 from torchgraft.errors import ApplyError
 from torchgraft.kinds import GATES, output_axis
 from torchgraft.records import Layer, Move, Shape, TensorSpec
+from torchgraft.score import flattened_shapes
 
 _POSITION = ("pos_embed", "position_embedding", "pos_embedding", "positional_embedding")
 _RELATIVE = ("relative_position_bias_table",)
@@ -24,16 +25,18 @@ IDENTITIES = frozenset({"embed", "clip", "full", "magnitude"})
 class Context:
     """What the rules know of the whole plan: the operator, and which layers meet the input and give the classes.
 
-    ``labels`` pairs target classes with source classes; ``pictures`` are the modules that cut an image into patches.
+    ``labels`` pairs target classes with source classes; ``pictures`` are the modules that cut an image into patches;
+    ``images`` says that both networks have convolutions of two axes or more.
     """
 
     operator: str
     target_stem: str | None = None
     source_stem: str | None = None
-    target_head: str | None = None
-    source_head: str | None = None
+    target_heads: frozenset[str] = frozenset()
+    source_heads: frozenset[str] = frozenset()
     labels: tuple[tuple[int, int], ...] = ()
     pictures: frozenset[str] = frozenset()
+    images: bool = False
 
 
 def paper_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move]:
@@ -55,7 +58,10 @@ def graft_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move
         other = available.get(spec.role)
         if len(target.tensors) == len(source.tensors) == 1 and target.kind == "parameter":
             other = source.tensors[0]
-        if other is None or _obstacle(spec, other):
+        if other is None:
+            continue
+        spec, other = _level(target, source, spec, other)
+        if _obstacle(spec, other):
             continue
         if _is_parametrization(spec) != direct and (_is_parametrization(spec) or _is_computed(target, spec)):
             continue  # a computed weight moves as a whole, or its originals one by one, never both
@@ -64,8 +70,16 @@ def graft_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move
             yield move
 
 
+def _level(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpec) -> tuple[TensorSpec, TensorSpec]:
+    """See a convolution that meets a linear layer as the matrix ``(out, in)`` that it is."""
+    if spec.role != "weight" or len(spec.shape) == len(other.shape):
+        return spec, other
+    flat = flattened_shapes(target, source)
+    return (replace(spec, shape=flat[0]), replace(other, shape=flat[1])) if flat else (spec, other)
+
+
 def _is_head(target: Layer, source: Layer, context: Context) -> bool:
-    return target.path == context.target_head and source.path == context.source_head
+    return target.path in context.target_heads and source.path in context.source_heads
 
 
 def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpec, context: Context) -> Move | None:
@@ -137,16 +151,15 @@ def _patch_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, co
 def _table_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, context: Context) -> tuple[str, Shape]:
     """Position embeddings and relative-position tables are pictures of the grid: resampled, never cropped."""
     if target.kind == "parameter" and spec.role.startswith(_POSITION):
-        if len(shape) == 3 and shape[1] != spec.shape[1] and _grid(shape[1]) and _grid(spec.shape[1]):
-            return "resample_position", (shape[0], spec.shape[1], shape[2])
-        if len(shape) == 2 and shape[0] != spec.shape[0] and _grid(shape[0]) and _grid(spec.shape[0]):
-            return "resample_position", (spec.shape[0], shape[1])
+        axis = len(shape) - 2
+        if axis in (0, 1) and shape[axis] != spec.shape[axis] and _grids(shape[axis], spec.shape[axis], context.images):
+            return "resample_position", _with(shape, axis, spec.shape[axis])
         if len(shape) == 4 and shape != spec.shape and _plane(shape) == _plane(spec.shape) != ():
             grid = tuple(spec.shape[axis] if axis in _plane(shape) else size for axis, size in enumerate(shape))
             return "resample_plane", grid
     if target.kind == "embedding" and spec.role == "weight" and shape[0] != spec.shape[0]:
         pictures = all(layer.path.rpartition(".")[0] in context.pictures for layer in (target, source))
-        if pictures and _grid(shape[0]) and _grid(spec.shape[0]):
+        if pictures and _grids(shape[0], spec.shape[0], True):
             return "resample_position", (spec.shape[0], shape[1])
     if target.kind == "parameter" and spec.role.startswith(_RELATIVE) and len(shape) == 2 and shape[0] != spec.shape[0]:
         sides = isqrt(shape[0]), isqrt(spec.shape[0])
@@ -162,10 +175,14 @@ def _slope_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, co
     return "", shape
 
 
-def _grid(tokens: int) -> int:
-    """Side of the square grid that ``tokens`` positions form beside a few prefix tokens; 0 where there is none."""
-    side = isqrt(tokens)
-    return side if tokens - side * side <= _MOST_PREFIX_TOKENS and side > 1 else 0
+def _grids(a: int, b: int, images: bool) -> bool:
+    """Tell whether both numbers of tokens are square grids beside a few prefix tokens.
+
+    Without a convolution the tokens may be words: then only a class token on either side tells that there is a grid.
+    """
+    sides = isqrt(a), isqrt(b)
+    prefix = a - sides[0] ** 2, b - sides[1] ** 2
+    return min(sides) > 1 and max(prefix) <= _MOST_PREFIX_TOKENS and (images or prefix == (1, 1))
 
 
 def _plane(shape: Shape) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from torchgraft.records import Shape, TensorPlan
 
@@ -31,8 +32,8 @@ def tensor_table(tensors: Sequence[TensorPlan]) -> Table:
     for tensor in tensors:
         came = bool(tensor.source)
         table.add_row(
-            f"[{_STYLES[tensor.status]}]{tensor.status}[/]",
-            tensor.key,
+            Text(tensor.status, _STYLES[tensor.status]),
+            Text(tensor.key),
             _shape(tensor.shape),
             _source(tensor),
             _shape(tensor.source_shape) if came and tensor.source_shape != tensor.shape else ("=" if came else ""),
@@ -41,13 +42,13 @@ def tensor_table(tensors: Sequence[TensorPlan]) -> Table:
     return table
 
 
-def _source(tensor: TensorPlan) -> str:
+def _source(tensor: TensorPlan) -> Text:
     if tensor.tied:
-        return f"tied to {tensor.tied}"
+        return Text(f"tied to {tensor.tied}")
     if tensor.source:
         more = len(tensor.source) - 1
-        return tensor.source[0] + (f" and {more} more" if more else "")
-    return f"[dim]{tensor.reason}[/]"
+        return Text(tensor.source[0] + (f" and {more} more" if more else ""))
+    return Text(tensor.reason, "dim")
 
 
 def _shape(shape: Shape | None) -> str:
