@@ -44,8 +44,8 @@ def keep_places(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer) 
     """Match by position where both networks are the same sequence of kinds: one is the other in another width.
 
     Scores compare sizes as they are, so that a stage of a network of twice the width looks more like the next stage of
-    the source than like its own. Nothing changes where ``chosen`` finds clearly more layers exactly as they are, as in
-    a network whose blocks changed places.
+    the source than like its own. Nothing changes where ``chosen`` finds most layers, or clearly more of them, exactly as
+    they are: that is a network whose blocks changed places.
     """
     if len(target) != len(source) or [_skeleton(t) for t in target] != [_skeleton(s) for s in source]:
         return chosen
@@ -54,10 +54,10 @@ def keep_places(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer) 
     scores = _pair_scores(target, source, scorer)
     pairs = {i: Pair(i, i, score) for i, score in enumerate(scores) if score > 0}
     served = {i for i, layer in enumerate(target) if not layer.kind.startswith("buffer")}
-    exact = [sum(target[t].kind in DIMENSIONAL for t in exact_targets(one)) for one in (chosen, pairs)]
-    if not served <= pairs.keys() or exact[0] > exact[1] + 0.1 * len(target):
-        return chosen
-    return pairs
+    mixing = {i for i in served if target[i].kind in DIMENSIONAL}
+    exact = [len(mixing & exact_targets(one)) for one in (chosen, pairs)]
+    edited = exact[0] > exact[1] and (2 * exact[0] > len(mixing) or exact[0] - exact[1] > 0.1 * len(mixing))
+    return pairs if served <= pairs.keys() and not edited else chosen
 
 
 def _skeleton(layer: Layer) -> tuple[str, int]:

@@ -56,8 +56,8 @@ def fill_blocks(chosen: Chosen, target: Elements, source: Elements) -> Chosen:
 def _equal_layers(layers: Mapping[int, Layer], others: Mapping[int, Layer], chosen: Chosen) -> Chosen:
     """Pair equal layers of two blocks in order, wherever that serves more of them than ``chosen`` does.
 
-    A stride tells a shortcut from the convolution of equal shape beside it, and a batch norm stays with the
-    convolution before it; so convolutions and linear layers come first.
+    Convolutions and linear layers come first: those that met in order stay together, and a stride tells a shortcut
+    from another one of equal shape. A batch norm stays with the convolution before it.
     """
     better: Chosen = {}
     classes = dict.fromkeys(signature(layer) for layer in layers.values())
@@ -68,10 +68,12 @@ def _equal_layers(layers: Mapping[int, Layer], others: Mapping[int, Layer], chos
         if len(served) == min(len(own), len(free)):
             continue
         for t in own:
-            before = better.get(t - 1) or chosen.get(t - 1)
+            before, now = better.get(t - 1) or chosen.get(t - 1), chosen.get(t)
             alike = [s for s in free if layers[t].stride == others[s].stride] or free
             if one[0] == "batchnorm" and before is not None and before.source + 1 in free:
                 alike = [before.source + 1]
+            elif one[0] in DIMENSIONAL and now is not None and now.source in alike:
+                alike = [now.source]
             if alike:
                 better[t] = Pair(t, alike[0], 1.0)
                 free.remove(better[t].source)
