@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def filled(module: Any, start: float = 1.0) -> Any:
     """Give every element of every tensor a number of its own, counting up from ``start``."""
     with torch.no_grad():
-        for tensor in module.state_dict().values():
+        for tensor in stored(module).values():
             if tensor.is_floating_point() or tensor.is_complex():
                 tensor.copy_(torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape) + start)
                 start += tensor.numel()
@@ -26,7 +26,7 @@ def filled(module: Any, start: float = 1.0) -> Any:
 def blank(module: Any, value: float = -1.0) -> Any:
     """Fill every floating tensor with one number, so that what a transfer wrote can be told from what it left."""
     with torch.no_grad():
-        for tensor in module.state_dict().values():
+        for tensor in stored(module).values():
             if tensor.is_floating_point() or tensor.is_complex():
                 tensor.fill_(value)
     return module
@@ -34,7 +34,13 @@ def blank(module: Any, value: float = -1.0) -> Any:
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Copy a state dict."""
-    return {key: value.detach().clone() for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    return {key: value.detach().clone() for key, value in stored(module).items()}
+
+
+def stored(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict, themselves; an extra state is none."""
+    state = module.state_dict(keep_vars=True)
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -51,7 +57,7 @@ def octets(tensor: Tensor) -> Tensor:
 
 def assert_ledger(report: tg.Report, target: nn.Module) -> None:
     """Every tensor of the state dict has one status, and the totals are the state dict's."""
-    state = {key: value for key, value in target.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    state = stored(target)
     assert sorted(tensor.key for tensor in report.tensors) == sorted(state)
     assert report.total == sum(value.numel() for value in {id(value): value for value in state.values()}.values())
     assert sum(report.counts().values()) == len(state)
@@ -107,7 +113,9 @@ VOCABULARY: dict[str, Callable[[int], nn.Module]] = {
 
 def networks(most: int = 6) -> st.SearchStrategy[nn.Module]:
     """Random small networks from the vocabulary, some of them nested."""
-    layer = st.tuples(st.sampled_from(sorted(VOCABULARY)), st.integers(1, 6)).map(lambda one: VOCABULARY[one[0]](one[1]))
+    layer = st.tuples(st.sampled_from(sorted(VOCABULARY)), st.integers(1, 6)).map(
+        lambda one: VOCABULARY[one[0]](one[1])
+    )
     part = st.one_of(layer, st.lists(layer, min_size=1, max_size=3).map(lambda layers: nn.Sequential(*layers)))
     parts = st.lists(part, min_size=1, max_size=most).map(lambda parts: nn.Sequential(*parts))
     return parts.filter(lambda network: bool(network.state_dict()))

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 Build = Callable[[int], nn.Module]
 
 
-def grown(source: nn.Module, target: nn.Module, **options: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
+def grown(
+    source: nn.Module, target: nn.Module, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
     """Transfer a numbered source into a blank target and return both state dicts."""
     report = tg.transfer(filled(source), blank(target), **options)
     assert_ledger(report, target)
@@ -100,7 +102,9 @@ def test_norms_grow_around_their_centre_with_their_statistics(name: str, small: 
 
 def test_norms_shrink_to_their_centre() -> None:
     source, target, _ = grown(nn.BatchNorm2d(8), nn.BatchNorm2d(3))
-    assert all(target[key].tolist() == source[key][2:5].tolist() for key in ("weight", "bias", "running_mean", "running_var"))
+    assert all(
+        target[key].tolist() == source[key][2:5].tolist() for key in ("weight", "bias", "running_mean", "running_var")
+    )
 
 
 def test_norms_over_several_axes() -> None:
@@ -159,7 +163,9 @@ def test_transposed_convolutions_of_every_rank(rank: int) -> None:
 
 def test_a_transposed_convolution_between_convolutions_keeps_its_units() -> None:
     def build(width: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ConvTranspose2d(width, width, 2, 2), nn.Conv2d(width, 2, 1))
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.ConvTranspose2d(width, width, 2, 2), nn.Conv2d(width, 2, 1)
+        )
 
     source, target = build(4).double(), build(10).double()
     images = torch.randn(2, 3, 5, 5, dtype=torch.float64)
@@ -208,7 +214,9 @@ def test_recurrent_layers_grow_gate_by_gate(kind: Any, count: int) -> None:
         expected[:, 2:4, start : start + columns[1]] = origin
         assert torch.equal(got, expected), key
     for key in ("bias_ih_l0", "bias_hh_l0"):
-        assert [row.tolist() for row in gates(target[key], count)] == [centre(row, 6) for row in gates(source[key], count)]
+        assert [row.tolist() for row in gates(target[key], count)] == [
+            centre(row, 6) for row in gates(source[key], count)
+        ]
 
 
 def test_a_deeper_stack_reuses_the_layer_below() -> None:
@@ -237,7 +245,9 @@ def test_a_deeper_bidirectional_stack_keeps_its_directions() -> None:
 
 
 def test_a_network_that_ends_in_a_norm_has_no_classes() -> None:
-    source, target, _ = grown(nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4)), nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8)))
+    source, target, _ = grown(
+        nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4)), nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8))
+    )
     assert torch.equal(target["0.weight"][2:6], source["0.weight"])
 
 

@@ -22,7 +22,9 @@ def spec(tensor: Tensor, role: str = "weight") -> TensorSpec:
     return TensorSpec(role, role, tuple(tensor.shape), "float32")
 
 
-def write(operator: Any, target: dict[str, Tensor], source: dict[str, Tensor], kind: str = "conv2d", seed: int = 0) -> None:
+def write(
+    operator: Any, target: dict[str, Tensor], source: dict[str, Tensor], kind: str = "conv2d", seed: int = 0
+) -> None:
     moves = tuple(Move(spec(target[role], role), spec(source[role], role), "clip", 0) for role in target)
     operator(target, source, Transfer("t", "s", kind, 1.0, False, moves), torch.Generator().manual_seed(seed))
 
@@ -105,7 +107,9 @@ def test_magnitude_keeps_the_largest_slices_in_order_and_the_bias_follows() -> N
 
 def test_magnitude_starts_at_the_front_where_the_source_is_smaller() -> None:
     target, shift = torch.zeros(3, 3, 3), torch.zeros(3)
-    write(magnitude, {"weight": target, "bias": shift}, {"weight": torch.ones(2, 2, 1), "bias": torch.ones(2)}, "conv1d")
+    write(
+        magnitude, {"weight": target, "bias": shift}, {"weight": torch.ones(2, 2, 1), "bias": torch.ones(2)}, "conv1d"
+    )
     expected = torch.zeros(3, 3, 3)
     expected[:2, :2, 1] = 1  # the kernel is centred
     assert torch.equal(target, expected) and shift.tolist() == [1.0, 1.0, 0.0]
@@ -113,7 +117,11 @@ def test_magnitude_starts_at_the_front_where_the_source_is_smaller() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "kind", "variance"),
-    [((16, 8, 3, 3), "conv2d", 2 / (16 * 9)), ((16, 1, 3, 3), "conv2d", 2 * 16 / (16 * 9)), ((16, 8), "linear", 1 / 72)],
+    [
+        ((16, 8, 3, 3), "conv2d", 2 / (16 * 9)),
+        ((16, 1, 3, 3), "conv2d", 2 * 16 / (16 * 9)),
+        ((16, 8), "linear", 1 / 72),
+    ],
 )
 def test_clip_normalized_gives_weight_and_bias_the_variance_of_a_fresh_layer(
     shape: tuple[int, ...], kind: str, variance: float

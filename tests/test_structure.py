@@ -12,7 +12,9 @@ from builders import assert_identity, assert_ledger, blank, filled, same_bits, s
 from torch import Tensor, nn
 
 
-def grown(source: nn.Module, target: nn.Module, **options: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
+def grown(
+    source: nn.Module, target: nn.Module, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
     """Transfer a numbered source into a blank target and return both state dicts."""
     report = tg.transfer(filled(source), blank(target), **options)
     assert_ledger(report, target)
@@ -260,7 +262,9 @@ def test_a_fused_projection_with_further_tensors() -> None:
 def test_tokens_and_layer_scale(zoo: Any) -> None:
     timm, _ = zoo
     options = {"init_values": 1e-5, "reg_tokens": 2}
-    source, target, report = grown(timm_vit(timm, **options), timm_vit(timm, **(options | {"reg_tokens": 4}), embed_dim=64))
+    source, target, report = grown(
+        timm_vit(timm, **options), timm_vit(timm, **(options | {"reg_tokens": 4}), embed_dim=64)
+    )
     for key in ("cls_token", "blocks.0.ls1.gamma", "blocks.1.ls2.gamma"):
         expected = torch.full(tuple(target[key].shape), -1.0)
         expected[..., 16:48] = source[key]
@@ -297,7 +301,12 @@ def test_a_position_embedding_that_is_an_embedding_layer_is_resampled_beside_pat
 
     def build(size: int) -> Any:
         config = transformers.CLIPVisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=size, patch_size=8
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=size,
+            patch_size=8,
         )
         return transformers.CLIPVisionModel(config)
 
@@ -330,7 +339,9 @@ class Positions(nn.Module):
 
 @pytest.mark.parametrize(("a", "b"), [(12, 30), (64, 256), (128, 64)])
 @pytest.mark.parametrize("batch", [(), (1,)])
-def test_position_embeddings_of_a_network_without_convolutions_keep_their_rows(a: int, b: int, batch: tuple[int, ...]) -> None:
+def test_position_embeddings_of_a_network_without_convolutions_keep_their_rows(
+    a: int, b: int, batch: tuple[int, ...]
+) -> None:
     source, target, _ = grown(Positions(*batch, a, 4), Positions(*batch, b, 4))
     ours, theirs = (state["positional_embedding"].reshape(-1, 4) for state in (target, source))
     shared = min(a, b)
@@ -386,7 +397,9 @@ def test_relative_position_tables_with_a_class_token(zoo: Any) -> None:
     timm, _ = zoo
 
     def build(size: int) -> Any:
-        return timm.models.Beit(img_size=size, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3, use_rel_pos_bias=True)
+        return timm.models.Beit(
+            img_size=size, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3, use_rel_pos_bias=True
+        )
 
     source, target, _ = grown(build(32), build(48))
     key = "blocks.0.attn.relative_position_bias_table"
@@ -425,7 +438,9 @@ def test_patch_kernels_are_resampled_as_timm_does(small: int, large: int, zoo: A
 
 
 def stem(channels: int, width: int = 4) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4)
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])

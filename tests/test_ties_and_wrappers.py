@@ -65,7 +65,9 @@ def test_tied_weights_of_transformers(zoo: Any) -> None:
 
     def build(tied: bool) -> Any:
         return transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=11, n_positions=6, tie_word_embeddings=tied)
+            transformers.GPT2Config(
+                n_embd=8, n_head=2, n_layer=1, vocab_size=11, n_positions=6, tie_word_embeddings=tied
+            )
         )
 
     for a, b in ((True, True), (True, False), (False, True)):
@@ -115,7 +117,9 @@ def test_a_shared_parameter_and_a_shared_buffer() -> None:
 
 
 def weight_norm(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(3, width), parametrizations.weight_norm(nn.Conv1d(width, width, 3)), nn.LayerNorm(width))
+    return nn.Sequential(
+        nn.Linear(3, width), parametrizations.weight_norm(nn.Conv1d(width, width, 3)), nn.LayerNorm(width)
+    )
 
 
 def plain(width: int) -> nn.Module:
@@ -191,7 +195,10 @@ def test_planning_and_reading_leave_a_power_iteration_where_it_is() -> None:
 
 def test_spectral_norm_identity_copies_its_buffers() -> None:
     report = assert_identity(lambda: spectral_norm(4))
-    assert {t.key for t in report.tensors if t.buffer} == {"1.parametrizations.weight.0._u", "1.parametrizations.weight.0._v"}
+    assert {t.key for t in report.tensors if t.buffer} == {
+        "1.parametrizations.weight.0._u",
+        "1.parametrizations.weight.0._v",
+    }
 
 
 def test_spectral_norm_estimates_the_norm_of_its_new_weight() -> None:
@@ -487,8 +494,7 @@ def test_quantized_tensors_are_copied_and_never_mixed() -> None:
 
 
 def test_an_empty_tensor() -> None:
-    with pytest.MonkeyPatch.context():
-        source, target = Complex(4), Complex(4)
+    source, target = Complex(4), Complex(4)
     source.filter, target.filter = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.zeros(0, 4))
     report = tg.transfer(source, target)
     assert_ledger(report, target)

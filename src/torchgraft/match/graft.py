@@ -44,8 +44,8 @@ def keep_places(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer) 
     """Match by position where both networks are the same sequence of kinds: one is the other in another width.
 
     Scores compare sizes as they are, so that a stage of a network of twice the width looks more like the next stage of
-    the source than like its own. Nothing changes where ``chosen`` finds most layers, or clearly more of them, exactly as
-    they are: that is a network whose blocks changed places.
+    the source than like its own. Nothing changes where ``chosen`` finds most layers exactly as they are: that is a network
+    whose blocks changed places.
     """
     if len(target) != len(source) or [_skeleton(t) for t in target] != [_skeleton(s) for s in source]:
         return chosen
@@ -56,7 +56,7 @@ def keep_places(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer) 
     served = {i for i, layer in enumerate(target) if not layer.kind.startswith("buffer")}
     mixing = {i for i in served if target[i].kind in DIMENSIONAL}
     exact = [len(mixing & exact_targets(one)) for one in (chosen, pairs)]
-    edited = exact[0] > exact[1] and (2 * exact[0] > len(mixing) or exact[0] - exact[1] > 0.1 * len(mixing))
+    edited = exact[0] > exact[1] and 2 * exact[0] > len(mixing)
     return pairs if served <= pairs.keys() and not edited else chosen
 
 

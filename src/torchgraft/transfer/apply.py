@@ -191,5 +191,3 @@ def _stored_shape(spec: TensorSpec) -> list[int | None]:
 
 def _told(shape: Sequence[int] | None) -> str:
     return "missing" if shape is None else "×".join(map(str, shape)) or "a scalar"
-
-

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 __all__ = ["is_meta", "materialize"]
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from inspect import Parameter, signature
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, cached, is_parametrized
 
 from torchgraft.errors import ApplyError
-from torchgraft.transfer.parametrized import renew_estimates
+from torchgraft.transfer.parametrized import renew_estimates, set_computed, unsettable
 
 Initializer = Callable[[nn.Module], object]
 Slot = tuple[nn.Module, str, bool]  # module, local name, whether it is a parameter
@@ -74,10 +75,8 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     lost = [f"{key} is computed in its constructor" for key in _stranded(module)]
     try:
         if not lost:
-            _initialize(module, seed)
-            unset = [key for key, slot, _ in meta if not _set_by_rank(slot) and key not in served]
-            lost = [f"{key} is computed in its constructor" for key in unset]
-            _estimate(module)
+            unset = _initialize(module, {key: slot for key, slot, _ in meta}, seed)
+            lost = [f"{key} is computed in its constructor" for key in unset if key not in served]
     except Exception as error:  # whatever a model's own code raises, the module must not stay half filled
         lost = [f"its own initialization fails ({type(error).__name__}: {error})"]
     with torch.no_grad():
@@ -94,19 +93,17 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     return frozenset(key for key, _, _ in meta)
 
 
-def _initialize(module: nn.Module, seed: int) -> None:
+def _initialize(module: nn.Module, slots: Mapping[str, Slot], seed: int) -> list[str]:
+    """Initialize what can be, and return the keys of the rest. All draws are made here, from a generator of our own."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for initializer in _initializers(module):
             initializer()
-
-
-def _estimate(module: nn.Module) -> None:
-    """Spectral norms: their singular vectors follow from the weights."""
-    with torch.random.fork_rng(devices=[]):
-        for part in module.modules():
+        unset = [key for key, slot in slots.items() if not _set_by_rank(slot)]
+        for part in module.modules():  # a spectral norm's singular vectors follow from its weight
             if isinstance(part, ParametrizationList):
                 renew_estimates(part)
+    return unset
 
 
 def _stranded(module: nn.Module) -> list[str]:
@@ -145,6 +142,9 @@ def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
         for name in ("reset_parameters", "_reset_parameters"):
             method = getattr(part, name, None)
             own = (*part._parameters.values(), *part._buffers.values())
+            if callable(method) and is_parametrized(part):
+                yield partial(_reset_parametrized, part, method)
+                break
             if callable(method) and any(tensor is not None for tensor in own):
                 yield method
                 break
@@ -154,6 +154,17 @@ def _initializers(module: nn.Module) -> Iterator[Callable[[], object]]:
             method = getattr(part, name, None)
             if callable(method) and not _needs_arguments(method):
                 yield method
+
+
+def _reset_parametrized(part: nn.Module, method: Callable[[], object]) -> None:
+    """Let a method initialize computed tensors, each of which would be a new one whenever it is read."""
+    with cached():
+        method()
+        names = part.get_submodule("parametrizations")._modules
+        values = {name: getattr(part, name).detach().clone() for name in names}
+    for name, value in values.items():
+        if not _is_unset(value) and not unsettable(part, name):
+            set_computed(part, name, value)
 
 
 def _own_initializers(module: nn.Module, by_part: Initializer | None) -> Iterator[Callable[[], object]]:
@@ -192,7 +203,7 @@ def _set_by_rank(slot: Slot) -> bool:
             else:
                 return False
         elif tensor.ndim >= 2:
-            nn.init.trunc_normal_(tensor, std=0.02)
+            nn.init.trunc_normal_(torch.view_as_real(tensor) if tensor.is_complex() else tensor, std=0.02)
         else:
             tensor.fill_(0.0 if "bias" in name else 1.0)
     return True
