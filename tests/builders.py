@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchgraft as tg
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+import torchgraft as tg
 
 
 def filled(module: Any, start: float = 1.0) -> Any:

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from torchgraft.match.dp import solve, trace
 from torchgraft.match.matchers import match_dp
 from torchgraft.records import Element, Layer
 from torchgraft.score import score_paper
 
-SCORES = hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.sampled_from([0, 0.25, 0.5, 0.9, 1]))
+SCORES = hnp.arrays(
+    np.float64, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.sampled_from([0, 0.25, 0.5, 0.9, 1])
+)
 EXPONENTS = st.sampled_from([0.25, 0.5, 0.75])
 
 

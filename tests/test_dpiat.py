@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from torch import nn
+
+import torchgraft as tg
 from torchgraft.network import read_module
 from torchgraft.standardize import standardize_paper
 

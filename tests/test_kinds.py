@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from builders import VOCABULARY, assert_identity, assert_ledger, blank, filled, networks, snapshot
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
+
+import torchgraft as tg
 
 Build = Callable[[int], nn.Module]
 
@@ -61,7 +62,8 @@ def test_every_report_adds_up(source: nn.Module, target: nn.Module) -> None:
 def test_every_plan_survives_json(source: nn.Module, target: nn.Module) -> None:
     plan = tg.plan(source, target)
     again = tg.Plan.from_json(plan.to_json())
-    assert again == plan and again.fingerprint() == plan.fingerprint()
+    assert again == plan
+    assert again.fingerprint() == plan.fingerprint()
     assert_ledger(tg.apply(again, source, target), target)
 
 
@@ -109,7 +111,8 @@ def test_norms_shrink_to_their_centre() -> None:
 
 def test_norms_over_several_axes() -> None:
     source, target, _ = grown(nn.LayerNorm((2, 3)), nn.LayerNorm((4, 3)))
-    assert torch.equal(target["weight"][1:3], source["weight"]) and target["weight"][[0, 3]].eq(-1).all()
+    assert torch.equal(target["weight"][1:3], source["weight"])
+    assert target["weight"][[0, 3]].eq(-1).all()
 
 
 def test_root_mean_square_norms_of_transformers(zoo: Any) -> None:
@@ -118,7 +121,8 @@ def test_root_mean_square_norms_of_transformers(zoo: Any) -> None:
 
     for a, b in ((LlamaRMSNorm, T5LayerNorm), (T5LayerNorm, nn.RMSNorm), (nn.RMSNorm, LlamaRMSNorm)):
         source, target, report = grown(a(4), b(6))
-        assert target["weight"].tolist() == centre(source["weight"], 6) and report.counts() == {"resized": 1}
+        assert target["weight"].tolist() == centre(source["weight"], 6)
+        assert report.counts() == {"resized": 1}
 
 
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
@@ -224,7 +228,8 @@ def test_a_deeper_stack_reuses_the_layer_below() -> None:
     for depth in range(3):
         assert torch.equal(target[f"weight_ih_l{depth}"], source["weight_ih_l0"])
     status = {tensor.key: tensor.status for tensor in report.tensors}
-    assert status["weight_hh_l0"] == "copied" and status["weight_hh_l1"] == status["weight_hh_l2"] == "reused"
+    assert status["weight_hh_l0"] == "copied"
+    assert status["weight_hh_l1"] == status["weight_hh_l2"] == "reused"
 
 
 def test_a_bidirectional_stack_reads_both_directions_as_units() -> None:
@@ -264,7 +269,8 @@ def test_a_projected_lstm() -> None:
     expected[1:3, 2:6] = source["weight_hr_l0"]
     assert torch.equal(target["weight_hr_l0"], expected)
     got = gates(target["weight_hh_l0"], 4)
-    assert torch.equal(got[:, 2:6, 1:3], gates(source["weight_hh_l0"], 4)) and got[:, 2:6, [0, 3]].eq(0).all()
+    assert torch.equal(got[:, 2:6, 1:3], gates(source["weight_hh_l0"], 4))
+    assert got[:, 2:6, [0, 3]].eq(0).all()
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
@@ -273,7 +279,8 @@ def test_a_cell_takes_from_a_stack_and_gives_to_it(name: str) -> None:
     source, target, _ = grown(stack(3, 4), cell(3, 4))
     assert all(torch.equal(target[key], source[f"{key}_l0"]) for key in target)
     source, target, report = grown(cell(3, 4), stack(3, 4))
-    assert all(torch.equal(target[f"{key}_l0"], source[key]) for key in source) and report.counts() == {"copied": 4}
+    assert all(torch.equal(target[f"{key}_l0"], source[key]) for key in source)
+    assert report.counts() == {"copied": 4}
 
 
 @pytest.mark.parametrize("build", [
@@ -293,7 +300,8 @@ def test_kinds_do_not_mix() -> None:
     for source, target in pairs:
         before = snapshot(target)
         report = tg.transfer(source, target)
-        assert set(report.counts()) == {"kept"} and report.coverage == 0
+        assert set(report.counts()) == {"kept"}
+        assert report.coverage == 0
         assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
         assert {tensor.reason for tensor in report.tensors} == {"no source layer"}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from torch import nn
+
+import torchgraft as tg
 
 Edit = Callable[[list[nn.Module]], list[nn.Module]]
 
@@ -52,20 +53,26 @@ def test_identity_copies_every_bit(name: str, zoo: Any) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in target.state_dict().items())
 
 
-@pytest.mark.parametrize(("a", "b"), [("resnet18", "resnet34"), ("efficientnet_b0", "mixnet_s"), ("vit_tiny_patch16_224", "convnext_atto")])
+@pytest.mark.parametrize(
+    ("a", "b"), [("resnet18", "resnet34"), ("efficientnet_b0", "mixnet_s"), ("vit_tiny_patch16_224", "convnext_atto")]
+)
 def test_names_never_decide(a: str, b: str, zoo: Any) -> None:
     timm, _ = zoo
     with torch.device("meta"):
         source, target = timm.create_model(a), timm.create_model(b)
     places = [list(model.state_dict()) for model in (source, target)]
     plan = tg.plan(source, target)
-    expected = [(places[1].index(t.key), [places[0].index(s) for s in t.source], t.status, t.elements) for t in plan.tensors]
+    expected = [
+        (places[1].index(t.key), [places[0].index(s) for s in t.source], t.status, t.elements) for t in plan.tensors
+    ]
     for model in (source, target):
         renamed(model)
     places = [list(model.state_dict()) for model in (source, target)]
     again = tg.plan(source, target)
     assert not set(places[0]) & {s for t in plan.tensors for s in t.source}
-    assert [(places[1].index(t.key), [places[0].index(s) for s in t.source], t.status, t.elements) for t in again.tensors] == expected
+    assert [
+        (places[1].index(t.key), [places[0].index(s) for s in t.source], t.status, t.elements) for t in again.tensors
+    ] == expected
     assert again.score == plan.score
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from builders import VOCABULARY, assert_ledger, networks, same_bits, snapshot
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
+
+import torchgraft as tg
 
 
 def on_meta(build: Callable[[], nn.Module]) -> Any:
@@ -71,9 +72,12 @@ def test_torchs_own_initialization_is_used() -> None:
     bound = 1 / 100**0.5
     assert target[0].weight.abs().max() <= bound
     assert target[0].weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
-    assert target[1].running_var.eq(1).all() and target[1].running_mean.eq(0).all() and target[1].weight.eq(1).all()
+    assert target[1].running_var.eq(1).all()
+    assert target[1].running_mean.eq(0).all()
+    assert target[1].weight.eq(1).all()
     assert target[1].num_batches_tracked.item() == 0
-    assert target[2].weight.eq(1).all() and target[2].bias.eq(0).all()
+    assert target[2].weight.eq(1).all()
+    assert target[2].bias.eq(0).all()
 
 
 def test_a_parametrized_layer_gets_torchs_own_initialization() -> None:
@@ -92,7 +96,8 @@ def test_a_parametrized_layer_grows_on_meta(wide: int) -> None:
     assert_ledger(report, target)
     first = (wide - 4) // 2
     got = target[0].weight
-    assert got.isfinite().all() and got[0].abs().sum() > 0
+    assert got.isfinite().all()
+    assert got[0].abs().sum() > 0
     assert torch.allclose(got[first : first + 4, first : first + 4], source[0].weight, atol=1e-6)
 
 
@@ -109,7 +114,8 @@ def test_draws_follow_the_seed_and_leave_the_callers_generator_alone() -> None:
     first = warm(1)
     assert same_bits(first, warm(1))
     torch.rand(5)
-    assert same_bits(first, warm(1)) and not same_bits(first, warm(2))
+    assert same_bits(first, warm(1))
+    assert not same_bits(first, warm(2))
 
 
 def test_ties_and_gradient_flags_survive() -> None:
@@ -122,8 +128,10 @@ def test_ties_and_gradient_flags_survive() -> None:
     source, target = build(), on_meta(build)
     report = tg.transfer(source, target)
     assert_ledger(report, target)
-    assert target[2].weight is target[0].weight and isinstance(target[0].weight, nn.Parameter)
-    assert not target[1].weight.requires_grad and target[0].weight.requires_grad
+    assert target[2].weight is target[0].weight
+    assert isinstance(target[0].weight, nn.Parameter)
+    assert not target[1].weight.requires_grad
+    assert target[0].weight.requires_grad
     assert same_bits(snapshot(target), snapshot(source))
 
 
@@ -134,7 +142,8 @@ def test_shared_modules_survive() -> None:
 
     source, target = build(), on_meta(build)
     assert_ledger(tg.transfer(source, target), target)
-    assert target[0] is target[2] and same_bits(snapshot(target), snapshot(source))
+    assert target[0] is target[2]
+    assert same_bits(snapshot(target), snapshot(source))
 
 
 def test_precisions_survive() -> None:
@@ -154,7 +163,8 @@ def test_complex_parameters_are_initialised() -> None:
     target = on_meta(lambda: Filter(6))
     report = tg.transfer(Filter(3), target)
     assert_ledger(report, target)
-    assert torch.view_as_real(target.filter.detach()).isfinite().all() and target.filter.abs().max() > 0
+    assert torch.view_as_real(target.filter.detach()).isfinite().all()
+    assert target.filter.abs().max() > 0
 
 
 def test_what_is_in_memory_stays() -> None:
@@ -164,7 +174,8 @@ def test_what_is_in_memory_stays() -> None:
     report = tg.transfer(nn.Embedding(3, 3), target)
     assert_ledger(report, target)
     status = {tensor.key: tensor.status for tensor in report.tensors}
-    assert status["3.weight"] == "initialised" and status["1.weight"] == "kept"
+    assert status["3.weight"] == "initialised"
+    assert status["1.weight"] == "kept"
     assert same_bits(snapshot(target[1]), before)
 
 
@@ -174,7 +185,8 @@ def test_rows_that_a_label_map_leaves_out_are_initialised(labels: dict[int, int]
     report = tg.transfer(source, target, labels=labels)
     assert_ledger(report, target)
     assert all(torch.equal(target[3].weight[t], source[3].weight[s]) for t, s in labels.items())
-    assert target[3].weight.isfinite().all() and target[3].weight[2].abs().sum() > 0
+    assert target[3].weight.isfinite().all()
+    assert target[3].weight[2].abs().sum() > 0
 
 
 def test_an_operator_that_writes_nothing_leaves_nothing_uninitialised() -> None:

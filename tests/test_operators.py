@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import torchgraft as tg
 from torchgraft.records import Move, TensorSpec, Transfer
 from torchgraft.transfer.operators import OPERATORS, clip, clip_normalized, embed, full, magnitude
 
@@ -112,7 +112,8 @@ def test_magnitude_starts_at_the_front_where_the_source_is_smaller() -> None:
     )
     expected = torch.zeros(3, 3, 3)
     expected[:2, :2, 1] = 1  # the kernel is centred
-    assert torch.equal(target, expected) and shift.tolist() == [1.0, 1.0, 0.0]
+    assert torch.equal(target, expected)
+    assert shift.tolist() == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_clip_normalized_leaves_a_constant_tensor_as_clipped(bias: Tensor) -> No
 def test_clip_normalized_of_one_element_is_finite() -> None:
     target = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
     write(clip_normalized, target, {"weight": torch.full((1, 1), 3.0), "bias": torch.ones(1)}, "linear")
-    assert target["weight"].item() == 3.0 and target["bias"].item() == 1.0
+    assert target["weight"].item() == 3.0
+    assert target["bias"].item() == 1.0
 
 
 def test_embed_zeroes_new_inputs_of_old_outputs_and_nothing_else() -> None:
@@ -241,7 +243,8 @@ def test_an_operator_of_ones_own_never_sees_a_counter() -> None:
     source, target = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     source.num_batches_tracked.fill_(9)
     tg.transfer(source, target, operator=halved)
-    assert target.num_batches_tracked.item() == 9 and target.running_var.tolist() == [1.5] * 3
+    assert target.num_batches_tracked.item() == 9
+    assert target.running_var.tolist() == [1.5] * 3
 
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))
@@ -277,5 +280,6 @@ def test_stages_of_ones_own() -> None:
     plan = tg.plan(source, target, standardizer=standardizer, scorer=scorer, matcher=matcher)
     assert plan.pairs() == (("1", "0"), ("0", "1"))
     tg.apply(tg.Plan.from_json(plan.to_json()), source, target)
-    assert torch.equal(target[0].weight, source[1].weight) and torch.equal(target[1].bias, source[0].bias)
+    assert torch.equal(target[0].weight, source[1].weight)
+    assert torch.equal(target[1].bias, source[0].bias)
     assert set(calls) == {"standardize", "score", "match"}

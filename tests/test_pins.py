@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torchgraft as tg
 from torch import nn
+
+import torchgraft as tg
 
 
 def stage(width: int, blocks: int) -> nn.Sequential:

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from safetensors.torch import save_file
 from torch import nn
 
+import torchgraft as tg
+
 
 def net(width: int = 8, classes: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width, classes))
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width, classes)
+    )
 
 
 def totals_add_up(ledger: tg.Plan | tg.Report, model: nn.Module) -> bool:
@@ -29,7 +32,13 @@ def totals_add_up(ledger: tg.Plan | tg.Report, model: nn.Module) -> bool:
 @pytest.mark.parametrize("method", ["graft", "dpiat"])
 def test_every_tensor_has_one_status_and_the_totals_add_up(method: str, zoo: Any) -> None:
     timm, _ = zoo
-    names = ("resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto", "swin_tiny_patch4_window7_224")
+    names = (
+        "resnet18",
+        "vit_tiny_patch16_224",
+        "mobilenetv3_small_050",
+        "convnext_atto",
+        "swin_tiny_patch4_window7_224",
+    )
     with torch.device("meta"):
         models = [timm.create_model(name) for name in names]
     for source in models:

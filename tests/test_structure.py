@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from builders import assert_identity, assert_ledger, blank, filled, same_bits, snapshot
 from torch import Tensor, nn
+
+import torchgraft as tg
 
 
 def grown(
@@ -41,7 +42,8 @@ def test_attention_grows_by_whole_heads(more: int) -> None:
         assert torch.equal(got, expected)
         shift = target["in_proj_bias"].chunk(3)[part].unflatten(0, (more, 4))
         assert torch.equal(shift[first : first + 2].flatten(), source["in_proj_bias"].chunk(3)[part])
-        assert shift[first + 2 :].eq(-1).all() and shift[:first].eq(-1).all()
+        assert shift[first + 2 :].eq(-1).all()
+        assert shift[:first].eq(-1).all()
     columns = target["out_proj.weight"].t().unflatten(0, (more, 4))[first : first + 2].flatten(0, 1)
     assert torch.equal(columns[:, :8], source["out_proj.weight"].t())  # the last layer: its outputs lead
 
@@ -83,15 +85,18 @@ def test_vit_tiny_to_small_keeps_whole_heads_in_query_key_value_and_projection(z
     )
     for part in range(3):
         got, origin = (heads(state["blocks.0.attn.qkv.weight"].chunk(3)[part], 64) for state in (target, source))
-        assert got.shape == (6, 64, 384) and origin.shape == (3, 64, 192)
+        assert got.shape == (6, 64, 384)
+        assert origin.shape == (3, 64, 192)
         assert torch.equal(got[1:4, :, 96:288], origin)
-        assert got[1:4, :, :96].eq(0).all() and got[1:4, :, 288:].eq(0).all()
+        assert got[1:4, :, :96].eq(0).all()
+        assert got[1:4, :, 288:].eq(0).all()
         assert got[[0, 4, 5]].eq(-1).all()
         shift = target["blocks.0.attn.qkv.bias"].chunk(3)[part]
         assert torch.equal(shift[64:256], source["blocks.0.attn.qkv.bias"].chunk(3)[part])
     projection = target["blocks.0.attn.proj.weight"]
     assert torch.equal(projection[96:288, 64:256], source["blocks.0.attn.proj.weight"])
-    assert projection[96:288, :64].eq(0).all() and projection[96:288, 256:].eq(0).all()
+    assert projection[96:288, :64].eq(0).all()
+    assert projection[96:288, 256:].eq(0).all()
     assert projection[:96].eq(-1).all()
     assert torch.equal(target["pos_embed"][..., 96:288], source["pos_embed"])
     assert "kept" not in report.counts()
@@ -145,7 +150,8 @@ def test_a_vision_transformer_of_another_library_computes_the_same(zoo: Any) -> 
             for tensor in source.parameters():
                 tensor.normal_(0, 0.3)
         report = tg.transfer(source, target)
-        assert set(report.counts()) == {"copied"} and report.coverage == 1
+        assert set(report.counts()) == {"copied"}
+        assert report.coverage == 1
         images = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
             outputs = [getattr(out, "logits", out) for out in (model.eval()(images) for model in (source, target))]
@@ -327,7 +333,8 @@ def test_text_position_embeddings_keep_their_rows(zoo: Any) -> None:
 
     source, target, _ = grown(build(16), build(25))  # both are squares, yet no grid of patches
     key = "embeddings.position_embeddings.weight"
-    assert torch.equal(target[key][:16], source[key]) and target[key][16:].eq(-1).all()
+    assert torch.equal(target[key][:16], source[key])
+    assert target[key][16:].eq(-1).all()
 
 
 class Positions(nn.Module):
@@ -345,7 +352,8 @@ def test_position_embeddings_of_a_network_without_convolutions_keep_their_rows(
     source, target, _ = grown(Positions(*batch, a, 4), Positions(*batch, b, 4))
     ours, theirs = (state["positional_embedding"].reshape(-1, 4) for state in (target, source))
     shared = min(a, b)
-    assert torch.equal(ours[:shared], theirs[:shared]) and ours[shared:].eq(-1).all()
+    assert torch.equal(ours[:shared], theirs[:shared])
+    assert ours[shared:].eq(-1).all()
 
 
 @pytest.mark.parametrize("batch", [(), (1,)])
@@ -384,7 +392,9 @@ def test_relative_position_tables_are_resampled_as_timm_does(zoo: Any) -> None:
 
     source, target, report = grown(build(4), build(6))
     keys = [key for key in source if key.endswith("relative_position_bias_table")]
-    assert len(keys) == 2 and source[keys[0]].shape == (49, 2) and target[keys[0]].shape == (121, 2)
+    assert len(keys) == 2
+    assert source[keys[0]].shape == (49, 2)
+    assert target[keys[0]].shape == (121, 2)
     for key in keys:
         assert torch.equal(target[key], resize_rel_pos_bias_table(source[key], (6, 6), (121, 2)))
     assert {t.key for t in report.tensors if t.status == "kept"} == set()
@@ -403,7 +413,8 @@ def test_relative_position_tables_with_a_class_token(zoo: Any) -> None:
 
     source, target, _ = grown(build(32), build(48))
     key = "blocks.0.attn.relative_position_bias_table"
-    assert source[key].shape == (52, 2) and target[key].shape == (124, 2)
+    assert source[key].shape == (52, 2)
+    assert target[key].shape == (124, 2)
     assert torch.equal(target[key], resize_rel_pos_bias_table(source[key], (6, 6), (124, 2)))
 
 
@@ -416,7 +427,8 @@ def test_index_tables_stay_the_targets_own(zoo: Any) -> None:
     source, target = build(4), build(6)
     before = {key: value.clone() for key, value in target.state_dict().items() if "index" in key}
     report = tg.transfer(source, target)
-    assert before and all(torch.equal(value, target.state_dict()[key]) for key, value in before.items())
+    assert before
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in before.items())
     assert {t.key for t in report.tensors if t.status == "kept"} == set(before)
 
 
@@ -507,7 +519,8 @@ def test_a_convolution_may_give_the_classes() -> None:
         assert torch.equal(target["2.weight"].narrow(axis, 0, 7), source["2.weight"])
         source, target, _ = grown(build(7, kind), build(10, kind), labels={9: 0, 2: 6})
         rows, origin = target["2.weight"].movedim(axis, 0), source["2.weight"].movedim(axis, 0)
-        assert torch.equal(rows[9], origin[0]) and torch.equal(rows[2], origin[6])
+        assert torch.equal(rows[9], origin[0])
+        assert torch.equal(rows[2], origin[6])
         assert rows[[0, 1, 3, 4, 5, 6, 7, 8]].eq(-1).all()
 
 
@@ -544,7 +557,8 @@ def test_a_label_map_survives_json() -> None:
     source, target = filled(classifier(7)), blank(classifier(10))
     plan = tg.Plan.from_json(tg.plan(source, target, labels={9: 1}).to_json())
     tg.apply(plan, source, target)
-    assert torch.equal(target[2].weight[9], source[2].weight[1]) and target[2].weight[1].eq(-1).all()
+    assert torch.equal(target[2].weight[9], source[2].weight[1])
+    assert target[2].weight[1].eq(-1).all()
 
 
 def test_a_label_map_of_a_parametrized_head() -> None:

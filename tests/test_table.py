@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchgraft as tg
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+
+import torchgraft as tg
 
 
 def photographs(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +68,10 @@ def test_a_sorted_file_of_a_network_s_own_weights_gives_all_back(name: str, tmp_
     timm, _ = zoo
     torch.manual_seed(1)
     source, target = timm.create_model(name), timm.create_model(name)
-    save_file({key: torch.rand_like(v) if v.is_floating_point() else v for key, v in source.state_dict().items()}, tmp_path / "a.safetensors")
+    save_file(
+        {key: torch.rand_like(v) if v.is_floating_point() else v for key, v in source.state_dict().items()},
+        tmp_path / "a.safetensors",
+    )
     report = tg.transfer(tmp_path / "a.safetensors", target)
     assert report.counts() == {"copied": len(target.state_dict())}
     assert [tensor.source for tensor in report.tensors] == [(tensor.key,) for tensor in report.tensors]
@@ -79,7 +83,11 @@ def test_kinds_are_inferred_from_ranks_and_roles() -> None:
             super().__init__()
             self.token = nn.Parameter(torch.zeros(1, 1, 8))
             self.embed, self.conv, self.up = nn.Embedding(5, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, 24)
-            self.norm, self.batch, self.rnn = nn.LayerNorm(24), nn.BatchNorm1d(24), nn.LSTM(24, 6, 2, bidirectional=True)
+            self.norm, self.batch, self.rnn = (
+                nn.LayerNorm(24),
+                nn.BatchNorm1d(24),
+                nn.LSTM(24, 6, 2, bidirectional=True),
+            )
             self.attention = nn.MultiheadAttention(24, 3)
 
     source, target = Odd(), Odd()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchgraft as tg
 from builders import assert_identity, assert_ledger, blank, filled, same_bits, snapshot
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+
+import torchgraft as tg
 
 
 def statuses(report: tg.Report) -> dict[str, str]:
@@ -146,7 +147,8 @@ def test_plain_to_weight_norm_and_back(source_width: int) -> None:
     assert_ledger(report, target)
     got, origin = weight(target), weight(source)
     if source_width == 4:
-        assert torch.allclose(got[1:5, 1:5], origin, atol=1e-6) and got[1:5, [0, 5]].abs().max() < 1e-6
+        assert torch.allclose(got[1:5, 1:5], origin, atol=1e-6)
+        assert got[1:5, [0, 5]].abs().max() < 1e-6
         assert torch.allclose(got[[0, 5]], own[[0, 5]], atol=1e-6)
         assert {t.key: t.elements for t in report.tensors if "original0" in t.key} == {
             "1.parametrizations.weight.original0": 6 * (4 * 4 * 3) // (6 * 6 * 3)
@@ -175,7 +177,8 @@ def test_the_old_hooks_of_torch(old: Callable[..., Any]) -> None:
     source, target = build(4), build(4)
     report = tg.transfer(source, target)
     assert_ledger(report, target)
-    assert same_bits(snapshot(target), snapshot(source)) and set(report.counts()) == {"copied"}
+    assert same_bits(snapshot(target), snapshot(source))
+    assert set(report.counts()) == {"copied"}
     larger = build(6)
     assert_ledger(tg.transfer(source, larger), larger)
     assert all(value.isfinite().all() for value in larger.state_dict().values())
@@ -186,11 +189,13 @@ def test_planning_and_reading_leave_a_power_iteration_where_it_is() -> None:
     before = snapshot(source), snapshot(target)
     tg.plan(source, target)
     tg.similarity(source, target)
-    assert same_bits(snapshot(source), before[0]) and same_bits(snapshot(target), before[1])
+    assert same_bits(snapshot(source), before[0])
+    assert same_bits(snapshot(target), before[1])
     tg.transfer(source, plain(4))
     tg.transfer(source, target)
     assert same_bits(snapshot(source), before[0])
-    assert source[1].parametrizations.weight.training and target[1].parametrizations.weight.training
+    assert source[1].parametrizations.weight.training
+    assert target[1].parametrizations.weight.training
 
 
 def test_spectral_norm_identity_copies_its_buffers() -> None:
@@ -323,7 +328,8 @@ def test_a_wrapped_layer_takes_from_a_plain_one() -> None:
 def test_wrappers_on_either_side_change_nothing(wrap: Callable[[nn.Module], Any]) -> None:
     source, target = filled(plain(4)), plain(4)
     report = tg.transfer(wrap(source), wrap(target))
-    assert same_bits(snapshot(target), snapshot(source)) and report.counts() == {"copied": 6}
+    assert same_bits(snapshot(target), snapshot(source))
+    assert report.counts() == {"copied": 6}
     assert_ledger(report, target)
     assert report.source == report.target == "Sequential"
 
@@ -334,7 +340,8 @@ def test_a_compiled_part_of_a_model() -> None:
     target[1] = torch.compile(target[1])
     report = tg.transfer(source, target)
     assert_ledger(report, target)
-    assert torch.equal(target[1].weight, source[1].weight) and report.counts() == {"copied": 6}
+    assert torch.equal(target[1].weight, source[1].weight)
+    assert report.counts() == {"copied": 6}
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
@@ -377,7 +384,8 @@ def test_complex_parameters() -> None:
     with torch.no_grad():
         source.filter += 2j
     tg.transfer(source, target)
-    assert torch.equal(target.filter[1:3, 1:3], source.filter) and target.filter[0].eq(-1).all()
+    assert torch.equal(target.filter[1:3, 1:3], source.filter)
+    assert target.filter[0].eq(-1).all()
 
 
 def test_a_complex_parameter_takes_a_real_one_but_not_the_other_way_round() -> None:
@@ -387,7 +395,8 @@ def test_a_complex_parameter_takes_a_real_one_but_not_the_other_way_round() -> N
     assert torch.equal(target.filter, real.filter.to(torch.complex64))
     other = blank(Complex(2, torch.float32))
     report = tg.transfer(image, other)
-    assert statuses(report)["filter"] == "kept" and other.filter.eq(-1).all()
+    assert statuses(report)["filter"] == "kept"
+    assert other.filter.eq(-1).all()
 
 
 class Buffers(nn.Module):
@@ -412,13 +421,16 @@ def test_buffers() -> None:
     source.scratch += 9
     report = tg.transfer(source, target)
     assert_ledger(report, target)
-    assert torch.equal(target.index, source.index) and not target.mask.any() and target.scale.eq(2).all()
+    assert torch.equal(target.index, source.index)
+    assert not target.mask.any()
+    assert target.scale.eq(2).all()
     assert target.scratch.eq(0).all()  # it is no part of the state dict
     other = Buffers(6)
     report = tg.transfer(source, other)
     assert_ledger(report, other)
     kept = {key for key, status in statuses(report).items() if status == "kept"}
-    assert kept == {"index", "mask", "scale"} and torch.equal(other.index, torch.arange(6))
+    assert kept == {"index", "mask", "scale"}
+    assert torch.equal(other.index, torch.arange(6))
 
 
 class Stateful(nn.Linear):
@@ -433,7 +445,8 @@ def test_extra_state_is_no_tensor() -> None:
     source, target = filled(Stateful(3, 2)), Stateful(3, 2)
     report = tg.transfer(source, target)
     assert_ledger(report, target)
-    assert torch.equal(target.weight, source.weight) and not hasattr(target, "steps")
+    assert torch.equal(target.weight, source.weight)
+    assert not hasattr(target, "steps")
     assert tg.transfer(source.state_dict(), target).counts() == {"copied": 2}
 
 
@@ -454,10 +467,12 @@ def test_whole_number_weights_are_copied_but_never_mixed_with_floats() -> None:
     before = snapshot(target)
     report = tg.transfer(nn.Linear(3, 4), target)
     assert_ledger(report, target)
-    assert statuses(report)["weight"] == "kept" and torch.equal(target.weight, before["weight"])
+    assert statuses(report)["weight"] == "kept"
+    assert torch.equal(target.weight, before["weight"])
     linear = nn.Linear(3, 4)
     own = linear.weight.detach().clone()
-    assert statuses(tg.transfer(source, linear))["weight"] == "kept" and torch.equal(linear.weight, own)
+    assert statuses(tg.transfer(source, linear))["weight"] == "kept"
+    assert torch.equal(linear.weight, own)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -511,7 +526,9 @@ def test_the_source_is_never_written_and_gradients_stay_as_they_are() -> None:
     assert same_bits(snapshot(source), before)
     assert {key: value.data_ptr() for key, value in target.state_dict().items()} == places
     assert all(parameters[key] is value for key, value in target.named_parameters())
-    assert not target[1].weight.requires_grad and target[1].bias.requires_grad and target[1].bias.grad_fn is None
+    assert not target[1].weight.requires_grad
+    assert target[1].bias.requires_grad
+    assert target[1].bias.grad_fn is None
 
 
 def test_a_model_may_be_its_own_source() -> None:

@@ -1,10 +1,10 @@
 """torchgraft: warm-start any PyTorch network from any trained one, in milliseconds, with no training.
 
-    >>> import torchgraft as tg
-    >>> from torch import nn
-    >>> small, wide = nn.Linear(4, 2), nn.Linear(4, 3)
-    >>> tg.transfer(small, wide).counts()
-    {'resized': 2}
+>>> import torchgraft as tg
+>>> from torch import nn
+>>> small, wide = nn.Linear(4, 2), nn.Linear(4, 3)
+>>> tg.transfer(small, wide).counts()
+{'resized': 2}
 """
 
 from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer

@@ -159,7 +159,9 @@ def _apply(
     if origin.checks:  # every value a file gives is read once before the first is written
         for key in {move.source.key: None for transfer in plan.transfers for move in transfer.moves}:
             origin.values(key)
-    return apply_plan(plan, origin.values, origin.shapes, unwrap(target), operator=operator, seed=seed, progress=progress)
+    return apply_plan(
+        plan, origin.values, origin.shapes, unwrap(target), operator=operator, seed=seed, progress=progress
+    )
 
 
 def transfer(
@@ -177,7 +179,9 @@ def transfer(
     ({'resized': 2}, 0.6666666666666666)
     """
     if not isinstance(target, nn.Module):
-        raise SpecError(f"the target is a {type(target).__name__}: transfer writes into a module, so build the model first")
+        raise SpecError(
+            f"the target is a {type(target).__name__}: transfer writes into a module, so build the model first"
+        )
     network = read_module(unwrap(target))
     origin = _origin(source, network, False, options)
     made = _plan(origin, network, options)
@@ -225,7 +229,9 @@ class Ranking:
     coverage: float
 
 
-def rank(target: ModelLike, sources: Sequence[ModelLike] | Mapping[str, ModelLike], *, method: str = "graft") -> list[Ranking]:
+def rank(
+    target: ModelLike, sources: Sequence[ModelLike] | Mapping[str, ModelLike], *, method: str = "graft"
+) -> list[Ranking]:
     """Rank sources for a target, best first: by similarity, then by coverage, then in the given order.
 
     >>> from torch import nn

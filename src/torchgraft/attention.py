@@ -21,7 +21,9 @@ _SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_si
 _KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
 
 # These store their fused projection head by head, (heads, 3, head_dim), instead of (3, heads, head_dim).
-_INTERLEAVED = frozenset({"GPTNeoXAttention", "BloomAttention", "FalconAttention", "PersimmonAttention", "CodeGenAttention"})
+_INTERLEAVED = frozenset(
+    {"GPTNeoXAttention", "BloomAttention", "FalconAttention", "PersimmonAttention", "CodeGenAttention"}
+)
 
 
 @dataclass(frozen=True, slots=True)

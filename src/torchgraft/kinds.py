@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -65,8 +65,12 @@ DIMENSIONAL = frozenset(kind for _, kind in TYPES[:6]) | {"linear", "bilinear"}
 #: Number of gates stacked along the first axis of a recurrent layer's tensors. A layer that reads its sequence
 #: backwards is of a kind of its own.
 GATES: Mapping[str, int] = {
-    **{"lstm": 4, "gru": 3, "rnn": 1},
-    **{"lstm reverse": 4, "gru reverse": 3, "rnn reverse": 1},
+    "lstm": 4,
+    "gru": 3,
+    "rnn": 1,
+    "lstm reverse": 4,
+    "gru reverse": 3,
+    "rnn reverse": 1,
 }
 
 # Kinds whose tensors mean the same although their names differ. "norm" is a gain and a shift of unknown origin.
@@ -83,7 +87,7 @@ _FAMILIES: tuple[frozenset[str], ...] = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def kind_of_type(type_: type[nn.Module]) -> str | None:
     """Return the kind of a module type, or ``None`` for a type the table does not know.
 
@@ -93,7 +97,7 @@ def kind_of_type(type_: type[nn.Module]) -> str | None:
     return next((kind for known, kind in TYPES if issubclass(type_, known)), None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def kind_of_tensors(ranks: tuple[tuple[str, int], ...]) -> str | None:
     """Infer a kind from the ``(name, rank)`` of a module's own tensors, or ``None`` where they are free parameters.
 
@@ -117,7 +121,7 @@ def kind_of_tensors(ranks: tuple[tuple[str, int], ...]) -> str | None:
     return {3: "conv1d", 4: "conv2d", 5: "conv3d"}.get(weight)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compatible(a: str, b: str) -> bool:
     """Tell whether layers of the two kinds may exchange weights in ``graft``.
 
@@ -127,7 +131,7 @@ def compatible(a: str, b: str) -> bool:
     return a == b or any(a in family and b in family for family in _FAMILIES)
 
 
-@lru_cache(maxsize=None)
+@cache
 def family(kind: str) -> str:
     """Name the kinds that a bare table cannot tell apart alike, so that equal layers of both look equal.
 

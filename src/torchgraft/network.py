@@ -6,7 +6,7 @@ __all__ = ["read_module", "unwrap"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 import torch
@@ -20,7 +20,7 @@ from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Layer, Network, Node, TensorSpec
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -129,7 +129,9 @@ def _parametrized_tensors(reader: _Reader, parametrized: nn.Module, prefix: str)
 
 
 def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:
-    modules = {name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"}
+    modules = {
+        name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"
+    }
     once: dict[int, str] = {}
     for name, child in modules.items():
         once.setdefault(id(child), name)
@@ -154,7 +156,7 @@ def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, S
     return linear_structures(widths, heads, complete=isinstance(parent, nn.MultiheadAttention))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _linear_storage(type_: type[nn.Module]) -> str:
     """How a type of linear layer stores its weight; empty for other types. GPT-2's ``Conv1D`` stores ``(in, out)``."""
     if issubclass(type_, nn.Linear):

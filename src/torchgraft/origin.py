@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchgraft.errors import ApplyError, SpecError
 from torchgraft.io import DictTable, TensorTable, resolve, resolve_source
+from torchgraft.io.builders import BUILDERS
 from torchgraft.network import read_module, unwrap
 from torchgraft.records import Network, Node, Shape
 from torchgraft.table import read_table
@@ -147,7 +148,9 @@ def _only(network: Network, shapes: Mapping[str, Shape]) -> Network:
     held = {key for key, spec in network.tensors.items() if shapes.get(key) == spec.shape}
 
     def prune(node: Node) -> Node:
-        layers = tuple(replace(layer, tensors=tuple(s for s in layer.tensors if s.key in held)) for layer in node.layers)
+        layers = tuple(
+            replace(layer, tensors=tuple(s for s in layer.tensors if s.key in held)) for layer in node.layers
+        )
         layers = tuple(layer for layer in layers if layer.tensors)
         return replace(node, layers=layers, children=tuple(prune(child) for child in node.children))
 
@@ -160,7 +163,7 @@ def open_target(target: ModelLike, *, seed: int = 0, meta: bool = False) -> tupl
     Raises:
         SpecError: ``target`` is neither a module nor a spec of one (planning also takes a table of weights).
     """
-    if isinstance(target, str | os.PathLike) and ":" in os.fspath(target):
+    if isinstance(target, str | os.PathLike) and os.fspath(target).partition(":")[0] in BUILDERS:
         resolved = resolve(target, role="target", seed=seed, meta=meta)
         assert resolved.module is not None
         return resolved.module, read_module(resolved.module, resolved.name)

@@ -1,7 +1,7 @@
 """The data that flows through the pipeline: frozen records, no behaviour beyond derived properties.
 
-    Network ── tree of ── Node ── holds ── Layer ── holds ── TensorSpec
-    Element (a layer or a block)  →  Match (pairs of layers)  →  Plan (moves of tensors)  →  Report
+Network ── tree of ── Node ── holds ── Layer ── holds ── TensorSpec
+Element (a layer or a block)  →  Match (pairs of layers)  →  Plan (moves of tensors)  →  Report
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> 
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort) for name in names)
     weight = own.get("weight")
-    return Node(path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None)
+    return Node(
+        path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None
+    )
 
 
 def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:

@@ -168,9 +168,16 @@ def _start(source: nn.Module, plans: dict[str, Plan], method: str, seed: int) ->
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Step]:
-    """Show a bar with the time left; the yielded function moves it by one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs,"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bar:
+    """Show a bar with the time left, on a terminal; the yielded function moves it by one."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=total)
         yield lambda what: bar.update(task, advance=1, description=what)
 

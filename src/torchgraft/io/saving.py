@@ -66,6 +66,7 @@ def save_safetensors(
     with _replacing(path) as temporary:
         mode = temporary.stat().st_mode & 0o777
         save_file(stored, temporary, metadata=text)
+        _sort_metadata(temporary)
         os.chmod(temporary, mode)  # the library leaves 0600, whatever the umask says
 
 
@@ -105,6 +106,21 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # gone after the move, or never there
             temporary.unlink()
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a header into the order of its names, in place.
+
+    The library writes it in an order that changes from run to run, and equal weights should give equal files.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same text in another order; the format pads headers with spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -145,7 +145,7 @@ def _build(spec: str, prefix: str, name: str, options: dict[str, Any], build: Bu
             return BUILDERS[prefix](name, options, build)
     except GraftError:
         raise
-    except Exception as error:  # foreign code: whatever it raises is about this spec
+    except (Exception, SystemExit) as error:  # foreign code: whatever it raises is about this spec
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         where = " on the meta device" if build.meta else ""
         raise SpecError(f"{spec} cannot be built{where}: {type(error).__name__}: {reason}") from error
@@ -185,7 +185,7 @@ def _check_fit(table: TensorTable, module: nn.Module, factory: str) -> None:
         if names
     )
     summary = f"{table.name} fits {fitting} of the {counted} tensors of {factory}: {found}"
-    if 2 * fitting < counted:
+    if 2 * fitting < max(counted, len(infos)):
         raise CheckpointError(
             f"{summary}: by its names this file is of another model; give that one, or none, and the names do not count"
         )

@@ -102,7 +102,9 @@ def offsets(elements: Elements) -> list[int]:
     return list(accumulate((len(element.layers) for element in elements), initial=0))[:-1]
 
 
-def block_pairs(blocks: BlockScores, target: Element, source: Element, place: tuple[int, int, int, int]) -> Iterator[Pair]:
+def block_pairs(
+    blocks: BlockScores, target: Element, source: Element, place: tuple[int, int, int, int]
+) -> Iterator[Pair]:
     """Read back the pairs of layers of one pair of elements.
 
     ``place`` holds the two element numbers and the flat positions of their first layers.

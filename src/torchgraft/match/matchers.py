@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Protocol
 
 import numpy as np
+
 from torchgraft.match.blocks import Elements, Floats, block_pairs, offsets, score_blocks
 from torchgraft.match.dp import solve, trace
 from torchgraft.records import Match, Pair
@@ -93,7 +94,9 @@ def match_nbipartite(
 
 def _assign(values: Floats) -> tuple[list[int], list[int], float]:
     """Assign rows to columns; the weight ``value * (1 - (i/n - j/m)**2)`` favours equal relative positions."""
-    from scipy.optimize import linear_sum_assignment  # a sixth of a second to import, and only these two matchers need it
+    from scipy.optimize import (
+        linear_sum_assignment,  # a sixth of a second to import, and only these two matchers need it
+    )
 
     n, m = values.shape
     distance = np.arange(n)[:, None] / n - np.arange(m)[None, :] / m

@@ -155,7 +155,9 @@ def _suggest(path: str, layers: Iterable[Layer]) -> str:
     paths = {layer.path for layer in layers}
     paths |= {parent for one in paths for parent in _parents(one)}
     close = get_close_matches(path, sorted(paths), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else "give the dotted path of a module with tensors"
+    return (
+        f"did you mean {' or '.join(map(repr, close))}?" if close else "give the dotted path of a module with tensors"
+    )
 
 
 def _parents(path: str) -> list[str]:
@@ -168,7 +170,9 @@ def _check_overlaps(held: Sequence[Held]) -> None:
     for pair, targets, _ in held:
         for i in targets:
             if i in owner:
-                raise PinError(f"the pins of {owner[i][0]!r} and {pair[0]!r} cannot both hold: they overlap in the target")
+                raise PinError(
+                    f"the pins of {owner[i][0]!r} and {pair[0]!r} cannot both hold: they overlap in the target"
+                )
             owner[i] = pair
 
 

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from difflib import SequenceMatcher
 
 from torchgraft.kinds import DIMENSIONAL, family
@@ -30,7 +30,7 @@ from torchgraft.score import Scorer
 
 Layers = Sequence[Layer]
 Chosen = dict[int, Pair]
-Places = list[tuple[int, Hashable]]
+Places = list[tuple[int, Hashable]]  # positions and what stands there
 
 
 def fill_blocks(chosen: Chosen, target: Elements, source: Elements) -> Chosen:
@@ -146,7 +146,7 @@ def signature(layer: Layer) -> tuple[str, Shape | None]:
     return family(layer.kind), layer.shape
 
 
-def _keep_common(signatures: Mapping[int, Hashable], common: set[Hashable]) -> list[tuple[int, Hashable]]:
+def _keep_common(signatures: Mapping[int, Hashable], common: Set[Hashable]) -> Places:
     return [(place, one) for place, one in sorted(signatures.items()) if one in common]
 
 
@@ -187,7 +187,7 @@ def rearrange(chosen: Chosen, target: Layers, source: Layers) -> Chosen:
     met = sum(target[t].kind in DIMENSIONAL for t in exact_targets(chosen))
     if 4 * possible < 3 * len(mixing[0]) or met >= 0.95 * possible:
         return chosen
-    places = [list(enumerate(map(signature, layers))) for layers in (target, source)]
+    places: list[Places] = [[*enumerate(map(signature, layers))] for layers in (target, source)]
     runs = {
         t: Pair(t, t + other - start, 1.0)
         for start, other, size in _common_runs(*places)
@@ -227,5 +227,3 @@ def owners(chosen: Mapping[int, Pair]) -> dict[int, int]:
         if best is None or pair.score > chosen[best].score:
             owner[pair.source] = t
     return owner
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Values", "apply_plan", "stored_tensors"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
-from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
+from torchgraft.records import TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import is_meta, materialize
 from torchgraft.transfer.operators import OPERATORS, Operator
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
