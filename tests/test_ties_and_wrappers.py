@@ -168,20 +168,84 @@ def test_weight_norm_to_weight_norm_is_bitwise_and_grows_through_its_inverse() -
     assert torch.allclose(weight(target)[1:5, 1:5], weight(source), atol=1e-6)
 
 
+def hooked(hook: Callable[..., Any], width: int, kind: Any = nn.Conv1d) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), hook(kind(width, width, 3)), nn.LayerNorm(width))
+
+
+def effective(model: nn.Module) -> Tensor:
+    """The weight that the second layer computes with in its next forward pass, in evaluation."""
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        other[1](torch.zeros(1, other[1].in_channels, 5))
+    return other[1].weight.detach().clone()
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("old", [nn.utils.weight_norm, nn.utils.spectral_norm])
-def test_the_old_hooks_of_torch(old: Callable[..., Any]) -> None:
-    def build(width: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(3, width), old(nn.Conv1d(width, width, 3)), nn.LayerNorm(width))
-
-    source, target = build(4), build(4)
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+def test_the_old_hooks_of_torch(old: Callable[..., Any], kind: Any) -> None:
+    new = {nn.utils.weight_norm: parametrizations.weight_norm, nn.utils.spectral_norm: parametrizations.spectral_norm}[old]
+    source, target = hooked(old, 4, kind), hooked(old, 4, kind)
     report = tg.transfer(source, target)
     assert_ledger(report, target)
     assert same_bits(snapshot(target), snapshot(source))
     assert set(report.counts()) == {"copied"}
-    larger = build(6)
-    assert_ledger(tg.transfer(source, larger), larger)
-    assert all(value.isfinite().all() for value in larger.state_dict().values())
+    before = snapshot(source)
+    for build in (old, new, lambda layer: layer):
+        for width in (4, 6):
+            other = hooked(build, width, kind)
+            report = tg.transfer(source, other)
+            assert_ledger(report, other)
+            assert "kept" not in report.counts()
+            first = (width - 4) // 2
+            got = effective(other)[first : first + 4, first : first + 4]
+            ratio = got / effective(source)
+            assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
+            if build in (nn.utils.weight_norm, parametrizations.weight_norm) or width == 4:
+                assert ratio.mean().item() == pytest.approx(1, rel=0.02) or kind is nn.ConvTranspose1d
+    assert same_bits(snapshot(source), before)
+    plain = hooked(lambda layer: layer, 4, kind)
+    back = hooked(old, 4, kind)
+    assert_ledger(tg.transfer(plain, back), back)
+    ratio = effective(back) / plain[1].weight.detach()
+    assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_pruned_layer_gives_what_it_computes_with(width: int) -> None:
+    from torch.nn.utils import prune
+
+    assert_identity(lambda: hooked(lambda layer: prune.l1_unstructured(layer, "weight", 0.5), 4))
+    source, target = hooked(lambda layer: prune.l1_unstructured(layer, "weight", 0.5), 4), plain(width)
+    tg.transfer(source, target)
+    first = (width - 4) // 2
+    assert torch.equal(target[1].weight[first : first + 4, first : first + 4], source[1].weight)
+    assert source[1].weight.eq(0).any()
+    back = hooked(lambda layer: prune.l1_unstructured(layer, "weight", 0.5), 4)
+    mask = back[1].weight_mask.clone()
+    report = tg.transfer(plain(4), back)
+    assert statuses(report)["1.weight_mask"] == "kept" and torch.equal(back[1].weight_mask, mask)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_bare_table_of_computed_weights(make: Callable[..., Any]) -> None:
+    source, target = hooked(make, 4), hooked(make, 4)
+    report = tg.transfer(source.state_dict(), target)
+    assert same_bits(snapshot(target), snapshot(source))
+    assert set(report.counts()) == {"copied"}
+    for factory in (None, lambda: hooked(make, 4)):
+        other = plain(6)
+        assert "kept" not in tg.transfer(source.state_dict(), other, **({"factory": factory} if factory else {})).counts()
+        assert torch.allclose(other[1].weight[1:5, 1:5], effective(source), atol=1e-6)
+
+
+def test_a_bare_table_of_a_parametrization_that_needs_its_code() -> None:
+    source, target = low_rank(), nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8), nn.LayerNorm(8))
+    before = snapshot(target)
+    with pytest.raises(tg.ApplyError, match="parametrization of 1.weight that only its code can compute"):
+        tg.transfer(source.state_dict(), target)
+    assert same_bits(snapshot(target), before)
 
 
 def test_planning_and_reading_leave_a_power_iteration_where_it_is() -> None:

@@ -156,12 +156,12 @@ def _apply(
 ) -> Report:
     if not isinstance(target, nn.Module):
         raise ApplyError("the target has no code to hold weights: build the model and pass the module")
-    if origin.checks:  # every value a file gives is read once before the first is written
+    weights = origin.weights()
+    if weights.checks:  # every value a file gives is read once before the first is written
         for key in {move.source.key: None for transfer in plan.transfers for move in transfer.moves}:
-            origin.values(key)
-    return apply_plan(
-        plan, origin.values, origin.shapes, unwrap(target), operator=operator, seed=seed, progress=progress
-    )
+            weights.values(key)
+    module = unwrap(target)
+    return apply_plan(plan, weights.values, weights.shapes, module, operator=operator, seed=seed, progress=progress)
 
 
 def transfer(

@@ -62,7 +62,9 @@ def layers_of(
     path: str, kind: str, own: Own, structure: Structure | None = None, heads: Heads | None = None
 ) -> tuple[Layer, ...]:
     """Return the layers that the ``own`` tensors of the module at ``path`` form."""
-    kind = kind or kind_of_tensors(tuple((role, len(spec.shape)) for role, spec in own.items())) or ""
+    own = _with_computed(own)
+    named = ((role, len(spec.shape)) for role, spec in own.items() if not role.startswith("parametrizations."))
+    kind = kind or kind_of_tensors(tuple(named)) or ""
     if not kind and len(own) > 1 and own.keys() <= _ALIASES.keys() | {"num_batches_tracked"}:
         return layers_of(path, kind, {_ALIASES.get(r, r): replace(s, role=_ALIASES.get(r, r)) for r, s in own.items()})
     if structure is not None and "weight" in own:
@@ -76,6 +78,33 @@ def layers_of(
     if kind:
         return (Layer(path, kind, _shape_of(own), tuple(own.values())),)
     return tuple(free_layers(path, own))
+
+
+def _with_computed(own: Own) -> Own:
+    """Give the tensors behind a computed weight the roles that parametrizations have, and add the weight itself.
+
+    So a layer under one of torch's old hooks (``weight_g`` and ``weight_v``, ``weight_orig``) or in a bare table is like
+    one under a parametrization. The computed weight has the shape of its largest original and is no stored tensor.
+    """
+    if not any(role.endswith(("_g", "_orig")) or role.startswith("parametrizations.") for role in own):
+        return own
+    result: Own = {}
+    for role, spec in own.items():
+        stem, _, end = role.rpartition("_")
+        behind = ""
+        if f"{stem}_g" in own and f"{stem}_v" in own and end in ("g", "v"):
+            behind = "original0" if end == "g" else "original1"
+        elif f"{stem}_orig" in own and end in ("orig", "u", "v", "mask"):
+            behind = "original" if end == "orig" else f"0._{end}"
+        role = f"parametrizations.{stem}.{behind}" if behind else role
+        result[role] = replace(spec, role=role)
+    for role, spec in list(result.items()):
+        found = re.fullmatch(r"parametrizations\.([^.]+)\.original1?", role)
+        if found and found[1] not in result and not spec.buffer:
+            key = spec.key.removesuffix(f".{role}").removesuffix(role)
+            key = f"{key}.{found[1]}".lstrip(".") if key != spec.key else re.sub("_(v|orig)$", "", key)
+            result[found[1]] = replace(spec, key=key, role=found[1])
+    return result
 
 
 def _shape_of(own: Own) -> Shape | None:

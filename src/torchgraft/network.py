@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +80,42 @@ def read_module(module: nn.Module, name: str = "") -> Network:
     """
     reader = _Reader()
     name = name or type(module).__name__
+    state = _state(module)
+    known = _KNOWN.get(module)
+    if known is not None and known[0] == state:
+        return known[1] if known[1].name == name else replace(known[1], name=name)
     root = _walk(reader, module, "", None)
     if not reader.tensors:
         raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
-    return Network(name, root, reader.tensors, reader.tied)
+    network = Network(name, root, reader.tensors, reader.tied)
+    _KNOWN[module] = state, network
+    return network
+
+
+# Networks of modules that are still alive, each with the state it was read in.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[list[object], Network]] = WeakKeyDictionary()
+
+
+def _state(module: nn.Module) -> list[object]:
+    """Everything that reading a module depends on, gathered much faster than it is read.
+
+    Types and names of all modules, names, identities, shapes and types of all tensors, and the numbers of heads.
+    """
+    state: list[object] = []
+    stack = [module]
+    while stack:
+        part = stack.pop()
+        values = part.__dict__
+        state += part.__class__, values.get("num_heads"), values.get("num_attention_heads"), values.get("stride")
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            state += (name, None) if tensor is None else (name, id(tensor), tensor.shape, tensor.dtype)
+        state += part._non_persistent_buffers_set
+        for name, child in part._modules.items():
+            state.append(name)
+            if child is not None:
+                state.append(id(child))
+                stack.append(child)
+    return state
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:
@@ -99,11 +132,12 @@ def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | 
     layers: tuple[Layer, ...] = ()
     if own:
         heads = heads_of(module, 0) if kind == "attention" else None
-        layers = layers_of(path, kind, own, structure, heads)
-        if kind.startswith("conv"):
+        if kind.startswith("conv") and "weight" in own:
             stride = module.__dict__["stride"]
             patchify = stride == module.__dict__["kernel_size"] and prod(stride) > 1
-            layers = tuple(replace(layer, stride=stride, patchify=patchify) for layer in layers)
+            layers = (Layer(path, kind, own["weight"].shape, tuple(own.values()), patchify, stride),)
+        else:
+            layers = layers_of(path, kind, own, structure, heads)
     children = tuple(_children(reader, module, prefix)) if module._modules else ()
     weight = own.get("weight")
     return Node(path, kind, layers, children, weight.shape if weight else None, shared)

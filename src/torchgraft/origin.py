@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ModelLike", "Origin", "open_origin", "open_target"]
+__all__ = ["Factory", "ModelLike", "Origin", "Weights", "open_origin", "open_target"]
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,20 +19,27 @@ from torchgraft.network import read_module, unwrap
 from torchgraft.records import Network, Node, Shape
 from torchgraft.table import read_table
 from torchgraft.transfer.apply import stored_tensors
-from torchgraft.transfer.parametrized import computed_value
+from torchgraft.transfer.parametrized import combined, computed_value, determined_keys, needs_code
 
 ModelLike = nn.Module | Mapping[str, Tensor] | TensorTable | str | os.PathLike[str]
 Factory = str | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """A network to plan with, and its values to apply: by key, with the shapes of all keys."""
+class Weights:
+    """Values to apply: by key, with the shapes of all keys; ``checks`` asks to read all of them before any is written."""
 
-    network: Network
     values: Callable[[str], Tensor]
     shapes: Mapping[str, Shape]
-    checks: bool = False
+    checks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A network to plan with; its weights are gathered when they are asked for."""
+
+    network: Network
+    weights: Callable[[], Weights]
 
     @property
     def name(self) -> str:
@@ -86,8 +93,12 @@ def open_origin(
 
 def _of_module(module: nn.Module, name: str = "") -> Origin:
     module = unwrap(module)
-    tensors = stored_tensors(module)
     network = read_module(module, name)
+    return Origin(network, lambda: _module_weights(module, network))
+
+
+def _module_weights(module: nn.Module, network: Network) -> Weights:
+    tensors = stored_tensors(module)
 
     def values(key: str) -> Tensor:
         value = tensors[key] if key in tensors else computed_value(module, key)
@@ -99,7 +110,7 @@ def _of_module(module: nn.Module, name: str = "") -> Origin:
 
     shapes = {key: spec.shape for key, spec in network.tensors.items()}
     hollow = any(tensor.is_meta for tensor in tensors.values())
-    return Origin(network, values, _Computed(shapes, network), checks=hollow)
+    return Weights(values, _Computed(shapes, network), checks=hollow)
 
 
 class _Computed(dict[str, Shape]):
@@ -122,10 +133,29 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
     shapes = {key: info.shape for key, info in infos.items()}
     if factory is None:
         network = read_table(infos, table.name, ordered=table.ordered, like=like)
-        return Origin(network, table.load, shapes, checks=True)
+        return Origin(network, lambda: Weights(_Combining(table), _Computed(shapes, network), checks=True))
     module = _built(factory)
     network = _only(read_module(unwrap(module), table.name), shapes)
-    return Origin(network, table.load, shapes, checks=True)
+    return Origin(network, lambda: Weights(_Combining(table), _Computed(shapes, network), checks=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Combining:
+    """Loads from a table; a weight that its module computes, a weight norm's say, is computed from what is stored."""
+
+    table: TensorTable
+
+    def __call__(self, key: str) -> Tensor:
+        infos = self.table.infos()
+        if key in infos:
+            return self.table.load(key)
+        value = combined(lambda one: self.table.load(one) if one in infos else None, key)
+        if value is None or needs_code(key, infos):
+            raise ApplyError(
+                f"{self.table.name} holds a parametrization of {key} that only its code can compute: "
+                "build the model, load the weights into it, and give the module"
+            )
+        return value
 
 
 def _built(factory: Any) -> nn.Module:
@@ -149,10 +179,13 @@ def _only(network: Network, shapes: Mapping[str, Shape]) -> Network:
 
     def prune(node: Node) -> Node:
         layers = tuple(
-            replace(layer, tensors=tuple(s for s in layer.tensors if s.key in held)) for layer in node.layers
+            replace(layer, tensors=tuple(s for s in layer.tensors if kept(s.key))) for layer in node.layers
         )
         layers = tuple(layer for layer in layers if layer.tensors)
         return replace(node, layers=layers, children=tuple(prune(child) for child in node.children))
+
+    def kept(key: str) -> bool:
+        return key in held or (key not in network.tensors and bool(determined_keys(key, held)))
 
     return replace(network, root=prune(network.root), tensors={k: s for k, s in network.tensors.items() if k in held})
 

@@ -20,7 +20,7 @@ __all__ = [
     "Transfer",
 ]
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 Shape = tuple[int, ...]
@@ -88,7 +88,7 @@ class Node:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Network:
     """A network as names, kinds and shapes: what planning needs and nothing else.
 
@@ -97,8 +97,8 @@ class Network:
 
     name: str
     root: Node
-    tensors: dict[str, TensorSpec] = field(hash=False)
-    tied: dict[str, str] = field(hash=False)
+    tensors: dict[str, TensorSpec]
+    tied: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)

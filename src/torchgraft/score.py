@@ -6,6 +6,7 @@ __all__ = ["SCORERS", "Scorer", "flattened_shapes", "pairwise", "score_graft", "
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Protocol
 
@@ -19,6 +20,9 @@ Floats = NDArray[np.float64]
 
 # Less than any difference of shape: it only decides between layers that are equal otherwise.
 _NEARLY = 1 - 2**-10
+
+# Kinds between which a layer may be the same map in another form.
+_FLAT = frozenset({"linear", "matrix", "conv1d", "conv2d", "conv3d"})
 
 
 class Scorer(Protocol):
@@ -74,16 +78,23 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     kernel size one, or over a flattened input. A stride that differs decides between layers that are equal otherwise.
     """
     scores = _by_kind(target, source, compatible)
-    for i, layer in enumerate(target):
-        if layer.kind.startswith("buffer"):
-            scores[i] = np.floor(scores[i])
-        if layer.kind.startswith("conv") or layer.kind in ("linear", "matrix"):
-            for j, other in enumerate(source):
-                if layer.stride != other.stride and layer.stride and other.stride:
-                    scores[i, j] *= _NEARLY
-                elif not scores[i, j] and (flat := flattened_shapes(layer, other)):
-                    scores[i, j] = _NEARLY * shape_score(*flat)
+    buffers = [i for i, layer in enumerate(target) if layer.kind.startswith("buffer")]
+    scores[buffers] = np.floor(scores[buffers])
+    strides = [np.array([_stride_code(layer) for layer in layers]) for layers in (target, source)]
+    known = (strides[0] > 0)[:, None] & (strides[1] > 0)[None]
+    scores[known & (strides[0][:, None] != strides[1][None])] *= _NEARLY
+    sides = [[n for n, layer in enumerate(layers) if layer.kind in _FLAT] for layers in (target, source)]
+    for i, j in product(*sides):
+        if target[i].kind != source[j].kind and (flat := flattened_shapes(target[i], source[j])):
+            scores[i, j] = max(scores[i, j], _NEARLY * shape_score(*flat))
     return scores
+
+
+def _stride_code(layer: Layer) -> int:
+    code = 0
+    for step in layer.stride:
+        code = 64 * code + step
+    return code
 
 
 def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None:
@@ -92,12 +103,12 @@ def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None
     >>> flattened_shapes(Layer("", "linear", (4096, 25088)), Layer("", "conv2d", (4096, 512, 7, 7)))
     ((4096, 25088), (4096, 25088))
     """
-    linear = [layer.kind in ("linear", "matrix") for layer in (target, source)]
-    convolution = [layer.kind in ("conv1d", "conv2d", "conv3d") for layer in (target, source)]
-    if target.shape is None or source.shape is None or not (linear[0] ^ linear[1]) or not any(convolution):
+    if target.shape is None or source.shape is None or len(target.shape) == len(source.shape):
         return None
-    flat = [(layer.shape[0], prod(layer.shape[1:])) for layer in (target, source) if layer.shape]
-    kernel = (target if convolution[0] else source).shape or ()
+    matrix, kernel = sorted((target.shape, source.shape), key=len)
+    if len(matrix) != 2 or not {target.kind, source.kind} <= _FLAT:
+        return None
+    flat = [(shape[0], prod(shape[1:])) for shape in (target.shape, source.shape)]
     return (flat[0], flat[1]) if prod(kernel[2:]) == 1 or flat[0][1] == flat[1][1] else None
 
 

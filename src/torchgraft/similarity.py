@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from torchgraft.match.blocks import Elements, score_blocks
-from torchgraft.match.dp import solve
+from torchgraft.match.blocks import Elements, inner_scores
+from torchgraft.match.dp import values
 from torchgraft.records import Network
 from torchgraft.transfer.planning import Method
 
@@ -31,13 +31,15 @@ def both_directions(source: Network, target: Network, method: Method) -> tuple[f
     counts = [_scored_layers(one) for one in elements]
     if not all(counts):
         return 0.0, 0.0
-    blocks = score_blocks(*elements, method.score, method.exponent, mixed=method.mixed)
-    there = solve(blocks.values[None], method.exponent).value[0, -1, -1]
-    p, q, n, m = blocks.inner.shape
-    turned = solve(blocks.inner.transpose(1, 0, 3, 2).reshape(p * q, m, n), method.exponent).value[:, -1, -1]
-    values = (turned.reshape(q, p) * blocks.weights.T)[np.ix_(blocks.source_class, blocks.target_class)]
-    back = solve(values[None], method.exponent).value[0, -1, -1]
-    return float(there) / counts[0], float(back) / counts[1]
+    inner = inner_scores(*elements, method.score, mixed=method.mixed)
+    there, back = np.zeros_like(inner.weights), np.zeros_like(inner.weights)
+    for rows, columns, scores in inner.groups():
+        place, shape = np.ix_(rows, columns), (len(rows), len(columns))
+        there[place] = values(scores, method.exponent).reshape(shape)
+        back[place] = values(scores.transpose(0, 2, 1), method.exponent).reshape(shape)
+    forward = values(inner.spread(there)[None], method.exponent)[0]
+    backward = values(inner.spread(back).T[None], method.exponent)[0]
+    return float(forward) / counts[0], float(backward) / counts[1]
 
 
 def _scored_layers(elements: Elements) -> int:

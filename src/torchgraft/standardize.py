@@ -6,6 +6,7 @@ __all__ = ["STANDARDIZERS", "Standardizer", "standardize_graft", "standardize_pa
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from torchgraft.kinds import DIMENSIONAL, PAPER_KINDS
@@ -31,6 +32,7 @@ class Standardizer(Protocol):
     def __call__(self, network: Network) -> tuple[Element, ...]: ...
 
 
+@lru_cache(maxsize=32)
 def standardize_paper(network: Network) -> tuple[Element, ...]:
     """Algorithm 1 to the letter: leaves without parameters take part in the votes and occupy positions.
 
@@ -51,6 +53,7 @@ def _paper_layer(network: Network, node: Node) -> Layer:
     return Layer(node.path, node.kind, node.shape, tuple(spec for spec in specs if spec is not None))
 
 
+@lru_cache(maxsize=32)
 def standardize_graft(network: Network) -> tuple[Element, ...]:
     """Algorithm 1 over every layer that holds tensors, so that a module and a bare table of arrays look alike.
 

@@ -11,7 +11,8 @@ __all__ = ["read_table", "sibling_order"]
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cmp_to_key
 from itertools import combinations
 from typing import Any, Protocol
@@ -90,7 +91,10 @@ def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, li
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
-    names = sort([name for name, child in tree.items() if isinstance(child, dict)])
+    chains = tree.get("parametrizations")
+    if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
+        own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
+    names = sort([name for name, child in tree.items() if isinstance(child, dict) and child is not chains])
     structures = _structures({name: tree[name] for name in names})
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort) for name in names)
@@ -98,6 +102,14 @@ def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> 
     return Node(
         path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None
     )
+
+
+def _flat(role: str, tree: _Tree) -> Iterator[tuple[str, TensorSpec]]:
+    for name, child in tree.items():
+        if isinstance(child, TensorSpec):
+            yield f"{role}.{name}", child
+        else:
+            yield from _flat(f"{role}.{name}", child)
 
 
 def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:

@@ -71,10 +71,7 @@ def run(
     digits = load_digits(seed, limit)
     told = console or Console(quiet=True)
     with single_thread():
-        with _progress(told, _SOURCE_EPOCHS) as step:
-            source = seeded(source_network, seed)
-            accuracy = train(source, digits, _SOURCE_EPOCHS, RATE, seed, lambda: step("training the source"))[-1]
-        tell_source(told, accuracy, _count(source))
+        source, accuracy = _trained_source(digits, seed, told)
         blank = seeded(target_network, seed)
         plans = {method: plan(source, blank, method=method) for method in _METHODS[1:]}
         alike = {method: similarity(source, blank, method=method) for method in _METHODS[1:]}
@@ -82,6 +79,7 @@ def run(
         tell_plan(told, plans["graft"], alike["graft"], milliseconds)
         with _progress(told, len(_METHODS) * seeds * epochs) as step:
             found = _fine_tune(source, plans, digits, range(seed, seed + seeds), epochs, step)
+    covered = {method: planned.coverage for method, planned in plans.items()}
     result = DemoResult(
         seed,
         seeds,
@@ -89,10 +87,7 @@ def run(
         accuracy,
         _count(source),
         _count(blank),
-        tuple(
-            Curve(method, alike.get(method, 0.0), plans[method].coverage if method in plans else 0.0, *found[method])
-            for method in _METHODS
-        ),
+        tuple(Curve(method, alike.get(method, 0.0), covered.get(method, 0.0), *found[method]) for method in _METHODS),
         milliseconds,
         time.perf_counter() - started,
         _FILES,
@@ -120,6 +115,15 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     if not os.access(folder, os.W_OK):
         raise CheckpointError(f"{folder} cannot be written: give another folder")
     return folder
+
+
+def _trained_source(digits: Digits, seed: int, console: Console) -> tuple[nn.Module, float]:
+    """Train the small network; return it with its test accuracy in percent."""
+    source = seeded(source_network, seed)
+    with _progress(console, _SOURCE_EPOCHS) as step:
+        accuracy = train(source, digits, _SOURCE_EPOCHS, RATE, seed, lambda: step("training the source"))[-1]
+    tell_source(console, accuracy, _count(source))
+    return source, accuracy
 
 
 def _count(network: nn.Module) -> int:

@@ -69,7 +69,7 @@ def train(
 ) -> list[float]:
     """Train with Adam, one epoch of linear warm-up and then a cosine down to zero; return the test accuracies.
 
-    The warm-up is there because Adam's first steps are equally large for every weight, which would undo a warm start.
+    The warm-up keeps the first steps small: Adam's are about equally large for every weight, however good it is.
 
     Args:
         network: trained in place.

@@ -10,8 +10,9 @@ with ``f(d) = d**-x``: a source serves a run of consecutive targets, and order i
 
 from __future__ import annotations
 
-__all__ = ["Solution", "solve", "trace"]
+__all__ = ["Solution", "solve", "trace", "values"]
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int16]
 
-# Largest number of floats in the work array of one column step; more pairs are solved in several batches.
-_BATCH = 1 << 21
+# Number of floats in a work array, two megabytes: more pairs, or more columns, are solved in several batches.
+_BATCH = 1 << 18
 
 # Sums that differ by less are the same sum, added up in another order.
 _TIE = 1e-9
@@ -52,61 +53,75 @@ def solve(scores: Floats, exponent: float = 0.5, *, leading: bool = False) -> So
     pairs, n, m = scores.shape
     value = np.zeros((pairs, n + 1, m + 1))
     run = np.zeros((pairs, n + 1, m + 1), np.int16)
-    step = max(1, _BATCH // max(1, n * n))
-    for start in range(0, pairs, step):
-        stop = start + step
-        _solve_batch(scores[start:stop], exponent, leading, value[start:stop], run[start:stop])
+    tolerance = _TIE if leading else 0.0
+    for part, j, gains in _columns(scores, exponent, value):
+        best = gains.argmax(axis=1)
+        matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
+        if leading:
+            best = n - 1 - (gains[:, ::-1] >= matched[:, None] - tolerance).argmax(axis=1)
+        _decide(value[part], run[part], j, matched, best, tolerance)
     return Solution(value, run)
 
 
-def _solve_batch(scores: Floats, exponent: float, leading: bool, value: Floats, run: Integers) -> None:
+def values(scores: Floats, exponent: float = 0.5) -> Floats:
+    """Return the values of a batch of pairs alone, ``(P,)``: all that a similarity needs."""
+    value = np.zeros((scores.shape[0], scores.shape[1] + 1, scores.shape[2] + 1))
+    for part, j, gains in _columns(scores, exponent, value):
+        _fill(value[part], j, gains.max(axis=1))
+    final: Floats = value[:, -1, -1]
+    return final
+
+
+def _columns(scores: Floats, exponent: float, value: Floats) -> Iterator[tuple[slice, int, Floats]]:
+    """Go through the columns of all pairs: a slice of pairs, the column, and the gain of every run in it.
+
+    Gains are ``(pairs, n, n)``: entry ``[p, d-1, i-1]`` is the best value of a run of ``d`` targets that ends at
+    target ``i`` and of all before it. The receiver fills ``value[part, :, j + 1]`` before it asks for the next column.
+    """
     pairs, n, m = scores.shape
-    weights = np.arange(1, n + 1, dtype=np.float64) ** -exponent
+    weights = np.arange(1, n + 1, dtype=np.float64)[:, None] ** -exponent
     # before[d-1, i-1] is the row of dp that a run of d targets ending at i continues from; row n+1 is "no such run".
     before = np.arange(n)[None, :] - np.arange(n)[:, None]
     before[before < 0] = n + 1
-    previous = np.full((pairs, n + 2), -np.inf)
-    for j in range(m):
-        column = scores[:, :, j]
-        if not column.any():
-            value[:, :, j + 1] = value[:, :, j]
-            continue
-        sums = _run_sums(column)
-        previous[:, : n + 1] = value[:, :, j]
-        gains = weights[None, :, None] * sums
-        gains += previous[:, before]
-        if leading:
-            matched = gains.max(axis=1)
-            best = n - 1 - (gains[:, ::-1] >= matched[:, None] - _TIE).argmax(axis=1)
-        else:
-            best = gains.argmax(axis=1)
-            matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
-        _fill_column(value, run, j, matched, best, _TIE if leading else 0.0)
+    step = max(1, _BATCH // max(1, n * n * min(m, 16)))
+    for start in range(0, pairs, step):
+        part = slice(start, min(start + step, pairs))
+        previous = np.full((part.stop - start, n + 2), -np.inf)
+        width = max(1, _BATCH // max(1, n * n * (part.stop - start)))
+        for first in range(0, m, width):
+            sums = _run_sums(scores[part, :, first : first + width])
+            for j in range(first, min(first + width, m)):
+                previous[:, : n + 1] = value[part, :, j]
+                gains = weights * sums[j - first]
+                gains += previous[:, before]
+                yield part, j, gains
 
 
-def _run_sums(column: Floats) -> Floats:
-    """``(P, n) -> (P, n, n)``: entry ``[p, d-1, i-1]`` sums the scores of the run of ``d`` targets that ends at ``i``.
+def _run_sums(columns: Floats) -> Floats:
+    """``(P, n, m) -> (m, P, n, n)``: entry ``[j, p, d-1, i-1]`` sums the scores of the run of ``d`` targets ending at ``i``.
 
     Added up from the run's end to its start, one target at a time: ties between equal sums must stay ties.
     """
-    pairs, n = column.shape
-    sums = np.zeros((pairs, n, n))
-    sums[:, 0] = column
+    columns = columns.transpose(2, 0, 1)
+    m, pairs, n = columns.shape
+    sums = np.zeros((m, pairs, n, n))
+    sums[:, :, 0] = columns
     for d in range(1, n):
-        sums[:, d, d:] = sums[:, d - 1, d:] + column[:, : n - d]
+        sums[:, :, d, d:] = sums[:, :, d - 1, d:] + columns[:, :, : n - d]
     return sums
 
 
-def _fill_column(
+def _fill(value: Floats, j: int, matched: Floats) -> None:
+    value[:, 1:, j + 1] = np.maximum.accumulate(np.maximum(value[:, 1:, j], matched), axis=1)
+
+
+def _decide(
     value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp], tolerance: float
 ) -> None:
-    skip = value[:, 1:, j]
-    value[:, 1:, j + 1] = np.maximum.accumulate(np.maximum(skip, matched), axis=1)
-    filled = value[:, :, j + 1]
-    above = filled[:, :-1]
+    _fill(value, j, matched)
+    skip, above = value[:, 1:, j], value[:, :-1, j + 1]
     decision = np.where(above > skip + tolerance, -1, 0)
-    decision = np.where(matched > np.maximum(skip, above) + tolerance, best + 1, decision)
-    run[:, 1:, j + 1] = decision
+    run[:, 1:, j + 1] = np.where(matched > np.maximum(skip, above) + tolerance, best + 1, decision)
 
 
 def trace(solution: Solution, pair: int, n: int, m: int) -> list[tuple[int, int, int]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 __all__ = ["Matcher", "match_bipartite", "match_dp", "match_in_order", "match_nbipartite", "match_random"]
 
 from collections import defaultdict
+from itertools import product
 from typing import Protocol
 
 import numpy as np
 
-from torchgraft.match.blocks import Elements, Floats, block_pairs, offsets, score_blocks
+from torchgraft.match.blocks import Elements, Floats, block_pairs, inner_scores, layer_scores, offsets, score_blocks
 from torchgraft.match.dp import solve, trace
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
@@ -46,7 +47,7 @@ def match_in_order(
     for first, past, j in trace(outer, 0, len(target), len(source)):
         for i in range(first, past):
             if blocks.values[i, j] > 0:
-                pairs += block_pairs(blocks, target[i], source[j], (i, j, target_starts[i], source_starts[j]))
+                pairs += block_pairs(blocks, i, j, (target_starts[i], source_starts[j]))
     return Match(tuple(pairs), float(outer.value[0, -1, -1]))
 
 
@@ -61,7 +62,7 @@ def match_bipartite(
     pairs: list[Pair] = []
     rows, columns, total = _assign(blocks.values)
     for i, j in zip(rows, columns, strict=True):
-        pairs += block_pairs(blocks, target[i], source[j], (i, j, target_starts[i], source_starts[j]))
+        pairs += block_pairs(blocks, i, j, (target_starts[i], source_starts[j]))
     return Match(tuple(pairs), total)
 
 
@@ -71,24 +72,22 @@ def match_nbipartite(
     """One-to-one assignment at both levels; a block's value is divided by its number of layers to lie in [0, 1]."""
     if not target or not source:
         return Match((), 0.0)
-    blocks = score_blocks(target, source, scorer, exponent, mixed=True)
+    scores = inner_scores(target, source, scorer, mixed=mixed)
     inner: dict[tuple[int, int], tuple[list[int], list[int], float]] = {}
     values = np.zeros((len(target), len(source)))
-    for i, t in enumerate(target):
-        for j, s in enumerate(source):
-            if not mixed and t.block != s.block:
-                continue
-            key = (blocks.target_class[i], blocks.source_class[j])
+    for i, j in product(range(len(target)), range(len(source))):
+        key = scores.target_class[i], scores.source_class[j]
+        if scores.weights[key]:
             if key not in inner:
-                inner[key] = _assign(blocks.inner[key][: len(t.layers), : len(s.layers)])
-            values[i, j] = inner[key][2] / max(len(t.layers), len(s.layers))
+                inner[key] = _assign(layer_scores(scores, i, j))
+            values[i, j] = inner[key][2] / max(len(target[i].layers), len(source[j].layers))
     rows, columns, total = _assign(values)
-    target_starts, source_starts = offsets(target), offsets(source)
+    starts, others = offsets(target), offsets(source)
     pairs = []
     for i, j in zip(rows, columns, strict=True):
-        key = (blocks.target_class[i], blocks.source_class[j])
-        for a, b in zip(*inner[key][:2], strict=True):
-            pairs.append(Pair(target_starts[i] + a, source_starts[j] + b, float(blocks.inner[key][a, b])))
+        table = layer_scores(scores, i, j)
+        for a, b in zip(*inner[scores.target_class[i], scores.source_class[j]][:2], strict=True):
+            pairs.append(Pair(starts[i] + a, others[j] + b, float(table[a, b])))
     return Match(tuple(pairs), total)
 
 

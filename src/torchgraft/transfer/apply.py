@@ -159,7 +159,8 @@ def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -
             check_labels(plan.labels, class_axis(move), move.target, move.source)
         if move.target.key not in tensors and unsettable(target, move.target.key):
             raise ApplyError(
-                f"{move.target.key} is computed by a parametrization without right_inverse: give it one, or exclude the layer"
+                f"{move.target.key} is computed by a parametrization without right_inverse: "
+                "give it one, or exclude the layer"
             )
 
 

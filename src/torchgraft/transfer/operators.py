@@ -56,7 +56,7 @@ def clip_normalized(target: Tensors, source: Tensors, transfer: Transfer, genera
 
 
 def full(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
-    """Fill the target entirely: a centre crop where the source is larger, random source indices for the rim where smaller."""
+    """Fill the target entirely: a centre crop where the source is larger, random indices for the rim where smaller."""
     for move in transfer.moves:
         t, value = target[move.target.role], source[move.target.role]
         for axis, size in enumerate(t.shape):
@@ -76,7 +76,7 @@ def _stretched(size: int, available: int, lead: bool, generator: torch.Generator
 
 
 def magnitude(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
-    """Keep the slices of largest absolute sum, in order, along axes 0 and 1; centre the kernel; the bias follows axis 0."""
+    """Keep the slices of largest absolute sum, in order, along axes 0 and 1; the bias follows axis 0. Centre the kernel."""
     kept: list[Tensor] = []
     for move in transfer.moves:
         t, s = target[move.target.role], source[move.target.role]

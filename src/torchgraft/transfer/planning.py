@@ -18,7 +18,7 @@ from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan,
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
 from torchgraft.transfer.operators import OPERATORS, Operator
-from torchgraft.transfer.parametrized import is_determined
+from torchgraft.transfer.parametrized import determined_keys
 from torchgraft.transfer.rules import Context, graft_moves, paper_moves
 
 Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
@@ -138,8 +138,8 @@ def _check_labels_used(labels: tuple[tuple[int, int], ...], transfers: Sequence[
     moves = (move for transfer in transfers for move in transfer.moves)
     if labels and not any("select_labels" in move.prepare for move in moves):
         raise PlanError(
-            f"the label map cannot be used: the plan does not fill the target's classifier ({_names(context.target_heads)}) "
-            f"from the source's ({_names(context.source_heads)}); pin the two, or leave the map out"
+            "the label map cannot be used: the plan does not fill the target's classifier "
+            f"({_names(context.target_heads)}) from the source's ({_names(context.source_heads)}); pin the two, or leave the map out"
         )
 
 
@@ -219,10 +219,7 @@ def _stored_keys(target: Network, key: str) -> list[str]:
     """Keys in the state dict behind a planned tensor: itself, or the originals of a parametrized one."""
     if key in target.tensors:
         return [key]
-    path, _, role = key.rpartition(".")
-    prefix = f"{path}.parametrizations.{role}." if path else f"parametrizations.{role}."
-    behind = (stored for stored in target.tensors if stored.startswith(prefix))
-    return [stored for stored in behind if is_determined(stored.removeprefix(prefix))]
+    return determined_keys(key, target.tensors)
 
 
 def _status(key: str, size: int, moves: Sequence[tuple[Transfer, Move]]) -> str:

@@ -101,7 +101,8 @@ def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpe
     for rule in (_input_rule, _patch_rule, _table_rule, _slope_rule):
         name, shape = rule(target, source, spec, shape, context)
         prepare += [name] if name else []
-    elements = _elements(context.operator, replace(spec, shape=seen), replace(other, shape=shape))
+    target_seen = spec if seen == spec.shape else replace(spec, shape=seen)
+    elements = _elements(context.operator, target_seen, other if shape == other.shape else replace(other, shape=shape))
     return Move(spec, other, context.operator, elements, tuple(prepare), _lead(target, spec, other, axis))
 
 
@@ -241,6 +242,8 @@ def _elements(operator: str, target: TensorSpec, source: TensorSpec) -> int:
     """Number of target elements that the operator takes from the source."""
     if operator == "full":
         return target.size
+    if not (target.units and source.units):
+        return prod(map(min, target.shape, source.shape))
     factors = [
         (t, s)
         for axis, (size, other) in enumerate(zip(target.shape, source.shape, strict=True))
@@ -250,7 +253,7 @@ def _elements(operator: str, target: TensorSpec, source: TensorSpec) -> int:
 
 
 def _factors(target: TensorSpec, source: TensorSpec, axis: int, size: int, other: int) -> list[tuple[int, int]]:
-    if target.units and source.units and len(target.units[axis]) == len(source.units[axis]):
-        if prod(source.units[axis]) == other:
-            return list(zip(target.units[axis], source.units[axis], strict=True))
+    units = (target.units[axis], source.units[axis]) if target.units and source.units else ((size,), (other,))
+    if len(units[0]) == len(units[1]) and prod(units[1]) == other:
+        return list(zip(*units, strict=True))
     return [(size, other)]
