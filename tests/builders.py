@@ -69,6 +69,11 @@ def assert_ledger(report: tg.Report, target: nn.Module) -> None:
         assert (tensor.status in {"initialised", "kept"}) == (not tensor.source)
 
 
+def statuses(report: tg.Report) -> dict[str, str]:
+    """The status of every tensor."""
+    return {tensor.key: tensor.status for tensor in report.tensors}
+
+
 def assert_identity(build: Callable[[], nn.Module]) -> tg.Report:
     """A model transferred into a fresh copy of itself gives a bitwise equal state dict."""
     source, target = filled(build()), build()
@@ -79,6 +84,25 @@ def assert_identity(build: Callable[[], nn.Module]) -> tg.Report:
     assert same_bits(snapshot(target), expected)
     assert same_bits(snapshot(source), expected)
     return report
+
+
+def grown(
+    source: nn.Module, target: nn.Module, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
+    """Transfer a numbered source into a blank target and return both state dicts."""
+    report = tg.transfer(filled(source), blank(target), **options)
+    assert_ledger(report, target)
+    return snapshot(source), snapshot(target), report
+
+
+def timm_vit(timm: Any, **options: Any) -> Any:
+    settings = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "img_size": 32, "patch_size": 8}
+    return timm.models.VisionTransformer(num_classes=5, **(settings | options))
+
+
+def plain(width: int) -> nn.Module:
+    """A convolution between two other layers."""
+    return nn.Sequential(nn.Linear(3, width), nn.Conv1d(width, width, 3), nn.LayerNorm(width))
 
 
 #: Layers that take and give ``width`` features, or whose widths do not matter here: nothing below runs them.

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import VOCABULARY, assert_identity, assert_ledger, blank, filled, networks, snapshot
+from builders import VOCABULARY, assert_identity, assert_ledger, grown, networks, snapshot
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 import torchgraft as tg
 
 Build = Callable[[int], nn.Module]
-
-
-def grown(
-    source: nn.Module, target: nn.Module, **options: Any
-) -> tuple[dict[str, Tensor], dict[str, Tensor], tg.Report]:
-    """Transfer a numbered source into a blank target and return both state dicts."""
-    report = tg.transfer(filled(source), blank(target), **options)
-    assert_ledger(report, target)
-    return snapshot(source), snapshot(target), report
 
 
 def inside(layer: nn.Module) -> nn.Module:

@@ -237,7 +237,7 @@ def test_a_source_on_meta_has_no_values_to_give(hollow: str) -> None:
     before = snapshot(target)
     plan = tg.plan(source, target)
     assert plan.coverage > 0
-    with pytest.raises(tg.ApplyError, match="source's .* is on the meta device and has no values: load"):
+    with pytest.raises(tg.ApplyError, match=r"source's .* is on the meta device and has no values: load"):
         tg.apply(plan, source, target)
     with pytest.raises(tg.ApplyError, match="meta device"):
         tg.transfer(source, target)

@@ -41,7 +41,7 @@ def two_shapes(draw: st.DrawFn) -> Shapes:
 
 
 def clip_by_definition(target: Tensor, source: Tensor) -> Tensor:
-    """Appendix A.2 index by index: T[g(j, t, s)] = S[g(j, s, t)], g(j, x, y) = j + floor((x - y) / 2) if x > y else j."""
+    """Appendix A.2 index by index: T[g(j, t, s)] = S[g(j, s, t)], g(j, x, y) = j + (x - y) // 2 if x > y else j."""
 
     def g(j: int, x: int, y: int) -> int:
         return j + (x - y) // 2 if x > y else j

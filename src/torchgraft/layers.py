@@ -108,7 +108,7 @@ def _with_computed(own: Own) -> Own:
 
 
 def _shape_of(own: Own) -> Shape | None:
-    """Shape that stands for a layer: its weight's, or its largest tensor's where it has none (a norm without gains)."""
+    """Shape that stands for a layer: its weight's, or its largest tensor's where it has none."""
     weight = own.get("weight") or max(own.values(), key=lambda spec: (len(spec.shape), spec.size), default=None)
     return weight.shape if weight else None
 
@@ -142,7 +142,7 @@ def _linear_parts(path: str, own: Own, structure: Structure) -> Iterator[Layer]:
             if len(structure.rows) > 1:
                 part = Part(rank - 1 if structure.transpose else 0, start, start + out)
             shape: Shape = (out, prod(columns)) if rank == 2 else (out,)
-            units = (row, columns) if rank == 2 else (row,)
+            units: tuple[Shape, ...] = (row, columns) if rank == 2 else (row,)
             units = units if any(len(factors) > 1 for factors in units) else ()
             tensors.append(TensorSpec(
                 spec.key, role, shape, spec.dtype, spec.buffer, part, structure.transpose and rank == 2, units
@@ -200,7 +200,7 @@ def _gated_units(spec: TensorSpec, kind: str, reads_both: bool) -> TensorSpec:
         return spec
     gates = 1 if spec.role == "weight_hr" else GATES[kind]
     rows = (gates, spec.shape[0] // gates) if gates > 1 and spec.shape[0] % gates == 0 else (spec.shape[0],)
-    columns = [(size,) for size in spec.shape[1:]]
+    columns: list[Shape] = [(size,) for size in spec.shape[1:]]
     if reads_both and spec.role == "weight_ih" and spec.shape[1] % 2 == 0:
         columns = [(2, spec.shape[1] // 2)]
     units = (rows, *columns)

@@ -178,9 +178,7 @@ def _only(network: Network, shapes: Mapping[str, Shape]) -> Network:
     held = {key for key, spec in network.tensors.items() if shapes.get(key) == spec.shape}
 
     def prune(node: Node) -> Node:
-        layers = tuple(
-            replace(layer, tensors=tuple(s for s in layer.tensors if kept(s.key))) for layer in node.layers
-        )
+        layers = tuple(replace(layer, tensors=tuple(s for s in layer.tensors if kept(s.key))) for layer in node.layers)
         layers = tuple(layer for layer in layers if layer.tensors)
         return replace(node, layers=layers, children=tuple(prune(child) for child in node.children))
 

@@ -75,6 +75,11 @@ class Layer:
     patchify: bool = False
     stride: Shape = ()
 
+    @property
+    def biased(self) -> bool:
+        """Whether the layer has a bias; one without is mostly followed by a norm and plays another part."""
+        return any(spec.role == "bias" for spec in self.tensors)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -13,13 +13,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from torchgraft.kinds import PAPER_KINDS, compatible
+from torchgraft.kinds import DIMENSIONAL, PAPER_KINDS, compatible
 from torchgraft.records import Layer, Shape
 
 Floats = NDArray[np.float64]
 
 # Less than any difference of shape: it only decides between layers that are equal otherwise.
 _NEARLY = 1 - 2**-10
+
+# A convolution with a bias gates or ends a network; one without stands before a norm.
+_OTHER_PART = 0.75
 
 # Kinds between which a layer may be the same map in another form.
 _FLAT = frozenset({"linear", "matrix", "conv1d", "conv2d", "conv3d"})
@@ -28,8 +31,8 @@ _FLAT = frozenset({"linear", "matrix", "conv1d", "conv2d", "conv3d"})
 class Scorer(Protocol):
     """Scores every target layer with every source layer: an ``(n targets, m sources)`` array of values in [0, 1].
 
-    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind, the shape and
-    the stride of a layer and nothing else: layers equal in these are scored once.
+    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind, the shape, the
+    stride of a layer and whether it has a bias, nothing else: layers equal in these are scored once.
     """
 
     def __call__(self, target: Sequence[Layer], source: Sequence[Layer]) -> Floats: ...
@@ -75,11 +78,15 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     """Eq. 1 for every kind of layer that holds tensors.
 
     A buffer of its own matches only one of equal shape. A linear layer matches a convolution that computes the same: of
-    kernel size one, or over a flattened input. A stride that differs decides between layers that are equal otherwise.
+    kernel size one, or over a flattened input. A bias on one side alone counts against a pair, and a stride that
+    differs decides between layers that are equal otherwise.
     """
     scores = _by_kind(target, source, compatible)
     buffers = [i for i, layer in enumerate(target) if layer.kind.startswith("buffer")]
     scores[buffers] = np.floor(scores[buffers])
+    mixing = [np.array([layer.kind in DIMENSIONAL for layer in layers]) for layers in (target, source)]
+    biased = [np.array([layer.biased for layer in layers]) for layers in (target, source)]
+    scores[np.logical_and.outer(*mixing) & np.not_equal.outer(*biased)] *= _OTHER_PART
     strides = [np.array([_stride_code(layer) for layer in layers]) for layers in (target, source)]
     known = (strides[0] > 0)[:, None] & (strides[1] > 0)[None]
     scores[known & (strides[0][:, None] != strides[1][None])] *= _NEARLY

@@ -131,9 +131,9 @@ def markdown(result: DemoResult, plan: Plan) -> str:
         f"The source learned with rate {RATE:g}. A lead is called one where it is at least one point and two standard "
         "errors of the paired differences.",
         "",
-        "Limits: one pair of networks and one recipe, picked from several that were tried, on an easy task. The pair keeps "
-        "the residual blocks and changes everything inside and around them. In trials from a plain convolutional network "
-        "to the residual one, neither method started above chance, and graft was not ahead of dpiat after training either.",
+        "Limits: one pair of networks and one recipe, picked from several that were tried, on an easy task. Both "
+        "networks are residual. In trials from a plain convolutional network to a residual one, neither method started "
+        "above chance, and graft was not ahead of dpiat after training either.",
         "",
         f"The plan covers {percent(*_covered(plan))} of the target's elements; all of it is in `plan.txt` "
         f"and `plan.json`. One transfer took {result.transfer_ms:.0f} ms, the whole demo {result.seconds:.0f} s.",

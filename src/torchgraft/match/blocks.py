@@ -109,7 +109,7 @@ def _by_size(blocks: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
 def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], list[bool], list[int]]:
     """Number the different layers and the different elements.
 
-    Returns one layer of each kind, shape and stride, the different elements as numbers of layers, whether each is a
+    Returns one layer of each kind, shape, stride and bias, the different elements as numbers of layers, whether each is a
     block, and the number of every element.
     """
     layers: list[Layer] = []
@@ -119,7 +119,7 @@ def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], li
     for element in elements:
         key = []
         for layer in element.layers:
-            number = numbers.setdefault((layer.kind, layer.shape, layer.stride), len(layers))
+            number = numbers.setdefault((layer.kind, layer.shape, layer.stride, layer.biased), len(layers))
             if number == len(layers):
                 layers.append(layer)
             key.append(number)

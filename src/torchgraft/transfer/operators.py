@@ -76,7 +76,7 @@ def _stretched(size: int, available: int, lead: bool, generator: torch.Generator
 
 
 def magnitude(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
-    """Keep the slices of largest absolute sum, in order, along axes 0 and 1; the bias follows axis 0. Centre the kernel."""
+    """Keep the slices of largest absolute sum, in order, along axes 0 and 1; bias follows, kernel is centred."""
     kept: list[Tensor] = []
     for move in transfer.moves:
         t, s = target[move.target.role], source[move.target.role]
@@ -133,7 +133,7 @@ def _aligned(target: Tensor, source: Tensor, move: Move) -> tuple[Tensor, Tensor
     for axis in reversed(range(target.ndim)):
         t, s = units[0][axis], units[1][axis]
         if len(t) == len(s) > 1 and prod(s) == source.shape[axis]:
-            target, source = target.unflatten(axis, t), source.unflatten(axis, s)
+            target, source = torch.unflatten(target, axis, t), torch.unflatten(source, axis, s)
     return target, source
 
 

@@ -1,12 +1,20 @@
 """Weights that a module computes from other tensors: read them, and write through them.
 
-Parametrizations (``torch.nn.utils.parametrize``) and the hooks that torch used before them (``weight_g`` and ``weight_v``
-of a weight norm, ``weight_orig`` of a spectral norm or a pruned layer).
+Parametrizations (``torch.nn.utils.parametrize``) and the hooks that torch used before them
+(``weight_g`` and ``weight_v`` of a weight norm, ``weight_orig`` of a spectral norm or a pruned layer).
 """
 
 from __future__ import annotations
 
-__all__ = ["combined", "computed_value", "determined_keys", "needs_code", "renew_estimates", "set_computed", "unsettable"]
+__all__ = [
+    "combined",
+    "computed_value",
+    "determined_keys",
+    "needs_code",
+    "renew_estimates",
+    "set_computed",
+    "unsettable",
+]
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -38,7 +46,7 @@ def computed_value(module: nn.Module, key: str) -> Tensor:
 
 
 def combined(load: Callable[[str], Tensor | None], key: str) -> Tensor | None:
-    """Compute a weight from the tensors stored behind it, which ``load`` gives by key, ``None`` for one that is not there."""
+    """Compute a weight from the tensors stored behind it, which ``load`` gives by key (``None`` for none)."""
     path, _, name = key.rpartition(".")
     chain = f"{path}.parametrizations.{name}." if path else f"parametrizations.{name}."
     for gain, direction in ((f"{key}_g", f"{key}_v"), (f"{chain}original0", f"{chain}original1")):
@@ -137,7 +145,7 @@ def determined_keys(key: str, stored: Collection[str]) -> list[str]:
 
 
 def needs_code(key: str, stored: Collection[str]) -> bool:
-    """Tell whether the computed tensor at ``key`` depends on more than :func:`combined` knows of, a low-rank update say."""
+    """Tell whether the tensor at ``key`` depends on more than :func:`combined` knows of, a low-rank update say."""
     path, _, name = key.rpartition(".")
     prefix = f"{path}.parametrizations.{name}." if path else f"parametrizations.{name}."
     behind = {one.removeprefix(prefix) for one in stored if one.startswith(prefix)}

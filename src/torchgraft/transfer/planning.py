@@ -139,7 +139,8 @@ def _check_labels_used(labels: tuple[tuple[int, int], ...], transfers: Sequence[
     if labels and not any("select_labels" in move.prepare for move in moves):
         raise PlanError(
             "the label map cannot be used: the plan does not fill the target's classifier "
-            f"({_names(context.target_heads)}) from the source's ({_names(context.source_heads)}); pin the two, or leave the map out"
+            f"({_names(context.target_heads)}) from the source's ({_names(context.source_heads)}); "
+            "pin the two, or leave the map out"
         )
 
 
