@@ -25,7 +25,7 @@ wheel: $(VENV)/.installed
 	$(BIN)/python tests/wheel_alone.py
 
 bench: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --output docs/benchmarks.md
 
 zoo: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo --output docs/results/zoo.md

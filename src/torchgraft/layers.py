@@ -83,7 +83,7 @@ def layers_of(
 def _with_computed(own: Own) -> Own:
     """Give the tensors behind a computed weight the roles that parametrizations have, and add the weight itself.
 
-    So a layer under one of torch's old hooks (``weight_g`` and ``weight_v``, ``weight_orig``) or in a bare table is like
+    A layer under torch's old hooks (``weight_g`` and ``weight_v``, ``weight_orig``) or in a bare table is like
     one under a parametrization. The computed weight has the shape of its largest original and is no stored tensor.
     """
     if not any(role.endswith(("_g", "_orig")) or role.startswith("parametrizations.") for role in own):

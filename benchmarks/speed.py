@@ -1,0 +1,138 @@
+"""How long plan, similarity, apply and import take, and how planning grows with depth."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torchgraft as tg
+from torch import nn
+from torchgraft.io import import_torchvision
+
+from benchmarks.rows import Row
+
+PAIR = ("efficientnet_b0", "efficientnet_b2")
+
+
+def median(run: Callable[[], object], repeats: int = 25) -> float:
+    """Median seconds of a call, after one that does not count."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def fresh_median(
+    build: Callable[[], tuple[nn.Module, nn.Module]], run: Callable[..., object], repeats: int = 9
+) -> float:
+    """Median seconds of a call on models that were never seen before; building them does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        models = build()
+        start = time.perf_counter()
+        run(*models)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def rows() -> Iterator[Row]:
+    """Measure plan, similarity, apply, import and growth."""
+    import_torchvision()
+    import timm
+
+    def build() -> tuple[nn.Module, nn.Module]:
+        return timm.create_model(PAIR[0]), timm.create_model(PAIR[1])
+
+    a, b = build()
+    pair = "efficientnet_b0 → b2"
+    calls: tuple[tuple[str, Callable[..., object], str, str], ...] = (
+        ("plan", tg.plan, "≤ 15 ms", "published code: 460 ms"),
+        ("similarity", tg.similarity, "≤ 5 ms", "published code: 1,870 ms"),
+    )
+    for name, call, goal, published in calls:
+        for method in ("graft", "dpiat"):
+            seen = median(lambda call=call, method=method: call(a, b, method=method))
+            new = fresh_median(build, lambda x, y, call=call, method=method: call(x, y, method=method))
+            yield Row(
+                f"{name} {pair}, {method}", f"{milliseconds(new)} fresh, {milliseconds(seen)} again", goal, published
+            )
+    yield apply_row(a, b, pair)
+    yield import_row()
+    yield from growth_rows()
+
+
+def apply_row(a: nn.Module, b: nn.Module, pair: str) -> Row:
+    """Apply beside a plain copy of all of the target's tensors, in turn."""
+    plan = tg.plan(a, b)
+    tensors = list(b.state_dict().values())
+    copies = [tensor.clone() for tensor in tensors]
+
+    def copy() -> None:
+        with torch.no_grad():
+            for tensor, other in zip(tensors, copies, strict=True):
+                tensor.copy_(other)
+
+    ratios, times = [], []
+    for _ in range(15):
+        limit = median(copy, 3)
+        times.append(median(lambda: tg.apply(plan, a, b), 3))
+        ratios.append(times[-1] / limit)
+    ratio = statistics.median(ratios)
+    return Row(
+        f"apply {pair}",
+        milliseconds(statistics.median(times)),
+        "≤ 1.5× a copy",
+        f"{ratio:.2f}× a plain copy of all tensors",
+    )
+
+
+def import_row() -> Row:
+    """What ``import torchgraft`` adds to ``import torch``, in fresh processes."""
+    code = "import time, torch; s = time.perf_counter(); import torchgraft; print(time.perf_counter() - s)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(7)
+    ]
+    return Row("import torchgraft, after torch", f"{statistics.median(times):.3f} s", "≤ 0.15 s", "")
+
+
+def growth_rows() -> Iterator[Row]:
+    """Planning and similarity of residual-block networks of 50 to 2,000 layers into one a tenth deeper and wider."""
+    for layers in (50, 200, 500, 1000, 2000):
+        source, target = deep(layers, 32), deep(layers * 11 // 10, 48)
+        planned = median(lambda: tg.plan(source, target), 3)
+        alike = median(lambda: tg.similarity(source, target), 3)
+        figure = f"plan {milliseconds(planned)}, similarity {milliseconds(alike)}"
+        yield Row(f"growth: {layers} layers → {layers * 11 // 10}", figure, "", "")
+
+
+def deep(layers: int, width: int) -> nn.Module:
+    """Blocks of four layers with tensors in five stages of growing width, on the meta device."""
+    with torch.device("meta"):
+        stages = []
+        for stage in range(5):
+            size = width * (stage + 1)
+            count = max(1, layers // 20)
+            stages.append(nn.Sequential(*(nn.Sequential(*unit(size)) for _ in range(count))))
+        return nn.Sequential(nn.Conv2d(3, width, 3), *stages, nn.Linear(width * 5, 10))
+
+
+def unit(size: int) -> tuple[nn.Module, ...]:
+    """Two convolutions with their norms."""
+    return (
+        nn.Conv2d(size, size, 3, bias=False),
+        nn.BatchNorm2d(size),
+        nn.ReLU(),
+        nn.Conv2d(size, size, 3, bias=False),
+        nn.BatchNorm2d(size),
+    )
