@@ -38,7 +38,7 @@ def page(rows: list[Row]) -> str:
             "",
             *table(rows),
             "",
-            f"- Command: `make bench` (`python -m benchmarks --output docs/benchmarks.md`)",
+            "- Command: `make bench` (`python -m benchmarks --output docs/benchmarks.md`)",
             f"- Machine: {machine()}",
             f"- Date: {datetime.date.today().isoformat()}",
             "- The published figures (0.46 s to match, 1.87 s for the similarity) are those of DPIAT's own code for the "

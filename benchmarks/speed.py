@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torchgraft as tg
 from torch import nn
-from torchgraft.io import import_torchvision
 
+import torchgraft as tg
 from benchmarks.rows import Row
+from torchgraft.io import import_torchvision
 
 PAIR = ("efficientnet_b0", "efficientnet_b2")
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 import torchgraft as tg
 
 ROOT = Path(__file__).resolve().parents[1]

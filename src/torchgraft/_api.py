@@ -14,7 +14,7 @@ from torchgraft.errors import ApplyError, SpecError, choose
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
 from torchgraft.network import read_module, unwrap
-from torchgraft.origin import Factory, ModelLike, Origin, open_origin, open_target
+from torchgraft.origin import Factory, ModelLike, Origin, Weights, module_weights, open_origin, open_target
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Network
 from torchgraft.score import Scorer
@@ -142,13 +142,16 @@ def apply(
     Raises:
         ApplyError: the plan does not fit; the target is untouched.
     """
-    origin = open_origin(source, factory=factory, seed=seed, allow_nonfinite=allow_nonfinite)
-    return _apply(plan, origin, target, operator, seed, progress)
+    if isinstance(source, nn.Module) and factory is None:
+        weights = module_weights(unwrap(source))
+    else:
+        weights = open_origin(source, factory=factory, seed=seed, allow_nonfinite=allow_nonfinite).weights()
+    return _apply(plan, weights, target, operator, seed, progress)
 
 
 def _apply(
     plan: Plan,
-    origin: Origin,
+    weights: Weights,
     target: nn.Module | None,
     operator: Operator | None,
     seed: int,
@@ -156,12 +159,11 @@ def _apply(
 ) -> Report:
     if not isinstance(target, nn.Module):
         raise ApplyError("the target has no code to hold weights: build the model and pass the module")
-    weights = origin.weights()
     if weights.checks:  # every value a file gives is read once before the first is written
         for key in {move.source.key: None for transfer in plan.transfers for move in transfer.moves}:
             weights.values(key)
     module = unwrap(target)
-    return apply_plan(plan, weights.values, weights.shapes, module, operator=operator, seed=seed, progress=progress)
+    return apply_plan(plan, weights.values, weights.shape_of, module, operator=operator, seed=seed, progress=progress)
 
 
 def transfer(
@@ -187,7 +189,7 @@ def transfer(
     made = _plan(origin, network, options)
     operator = options.get("operator")
     function = operator if callable(operator) else None
-    return _apply(made, origin, target, function, options.get("seed", 0), progress)
+    return _apply(made, origin.weights(), target, function, options.get("seed", 0), progress)
 
 
 def similarity(

@@ -99,16 +99,24 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[list[object], Network]] = WeakKeyDict
 def _state(module: nn.Module) -> list[object]:
     """Everything that reading a module depends on, gathered much faster than it is read.
 
-    Types and names of all modules, names, identities, shapes and types of all tensors, and the numbers of heads.
+    Types and names of all modules, names, identities, shapes and types of all tensors, and the whole numbers a module
+    holds (heads and their sizes, strides, kernels).
     """
     state: list[object] = []
     stack = [module]
     while stack:
         part = stack.pop()
         values = part.__dict__
-        state += part.__class__, values.get("num_heads"), values.get("num_attention_heads"), values.get("stride")
+        state.append(part.__class__)
+        state += [value for value in values.values() if value.__class__ is int or value.__class__ is tuple]
+        state.append(id(values.get("config")))
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
-            state += (name, None) if tensor is None else (name, id(tensor), tensor.shape, tensor.dtype)
+            if tensor is None:
+                state += (name, None)
+            elif isinstance(tensor, UninitializedTensorMixin):
+                state += (name, "lazy")
+            else:
+                state += (name, id(tensor), tensor.shape, tensor.dtype)
         state += part._non_persistent_buffers_set
         for name, child in part._modules.items():
             state.append(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Factory", "ModelLike", "Origin", "Weights", "open_origin", "open_target"]
+__all__ = ["Factory", "ModelLike", "Origin", "Weights", "module_weights", "open_origin", "open_target"]
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ Factory = str | Callable[[], nn.Module]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Values to apply: by key, with the shapes of all keys; ``checks`` asks to read all of them before any is written."""
+    """Values to apply, and their shapes, by key; ``checks`` asks to read all values before any is written."""
 
     values: Callable[[str], Tensor]
-    shapes: Mapping[str, Shape]
+    shape_of: Callable[[str], Shape | None]
     checks: bool
 
 
@@ -93,11 +93,11 @@ def open_origin(
 
 def _of_module(module: nn.Module, name: str = "") -> Origin:
     module = unwrap(module)
-    network = read_module(module, name)
-    return Origin(network, lambda: _module_weights(module, network))
+    return Origin(read_module(module, name), lambda: module_weights(module))
 
 
-def _module_weights(module: nn.Module, network: Network) -> Weights:
+def module_weights(module: nn.Module) -> Weights:
+    """Give the values of a module, those that a parametrization computes too."""
     tensors = stored_tensors(module)
 
     def values(key: str) -> Tensor:
@@ -108,24 +108,15 @@ def _module_weights(module: nn.Module, network: Network) -> Weights:
             )
         return value
 
-    shapes = {key: spec.shape for key, spec in network.tensors.items()}
-    hollow = any(tensor.is_meta for tensor in tensors.values())
-    return Weights(values, _Computed(shapes, network), checks=hollow)
+    def shape_of(key: str) -> Shape | None:
+        if key in tensors:
+            return tensors[key].shape
+        try:
+            return tuple(computed_value(module, key).shape)
+        except AttributeError:
+            return None
 
-
-class _Computed(dict[str, Shape]):
-    """Shapes of stored tensors, and of those that a parametrization computes from them."""
-
-    def __init__(self, shapes: Mapping[str, Shape], network: Network) -> None:
-        super().__init__(shapes)
-        stack = [network.root]
-        while stack:
-            node = stack.pop()
-            stack += node.children
-            for layer in node.layers:
-                for spec in layer.tensors:
-                    if spec.part is None and not spec.transpose:
-                        self.setdefault(spec.key, spec.shape)
+    return Weights(values, shape_of, checks=any(tensor.is_meta for tensor in tensors.values()))
 
 
 def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
@@ -133,10 +124,23 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
     shapes = {key: info.shape for key, info in infos.items()}
     if factory is None:
         network = read_table(infos, table.name, ordered=table.ordered, like=like)
-        return Origin(network, lambda: Weights(_Combining(table), _Computed(shapes, network), checks=True))
+        return Origin(network, lambda: _table_weights(table, network))
     module = _built(factory)
     network = _only(read_module(unwrap(module), table.name), shapes)
-    return Origin(network, lambda: Weights(_Combining(table), _Computed(shapes, network), checks=True))
+    return Origin(network, lambda: _table_weights(table, network))
+
+
+def _table_weights(table: TensorTable, network: Network) -> Weights:
+    """Give the values of a table, and the shapes of its tensors and of the weights that are computed from them."""
+    shapes = {key: info.shape for key, info in table.infos().items()}
+    nodes = [network.root]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
+        for spec in (spec for layer in node.layers for spec in layer.tensors):
+            if spec.part is None and not spec.transpose:
+                shapes.setdefault(spec.key, spec.shape)
+    return Weights(_Combining(table), shapes.get, checks=True)
 
 
 @dataclass(frozen=True, slots=True)

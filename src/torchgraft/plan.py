@@ -73,8 +73,8 @@ class Plan(_Ledger):
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         head = {name: getattr(self, name) for name in self.fields}
-        records = {"transfers": self.transfers, "tensors": self.tensors}
-        return {"format": _FORMAT, **head, **{key: [asdict(r) for r in value] for key, value in records.items()}}
+        transfers, tensors = [asdict(one) for one in self.transfers], [asdict(one) for one in self.tensors]
+        return {"format": _FORMAT, **head, "transfers": transfers, "tensors": tensors}
 
     def to_json(self) -> str:
         """Return the plan as JSON; :meth:`from_json` reads it back."""
@@ -106,7 +106,7 @@ class Plan(_Ledger):
                 notes=tuple(map(str, data["notes"])),
                 labels=tuple((int(t), int(s)) for t, s in data["labels"]),
             )
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, PlanError):
                 raise
             raise PlanError(f"this is not a plan written by Plan.to_json ({error!r}): make it anew") from None
@@ -116,10 +116,27 @@ class Plan(_Ledger):
 class Report(_Ledger):
     """What was done: one entry for every tensor of the target's state dict; the totals add up."""
 
-    method: str
-    source: str
-    target: str
-    fingerprint: str
+    plan: Plan
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.plan.method
+
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+        return self.plan.source
+
+    @property
+    def target(self) -> str:
+        """Name of the target."""
+        return self.plan.target
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the plan that was applied."""
+        return self.plan.fingerprint()
 
     def __str__(self) -> str:
         return render(f"{self.source} → {self.target} by {self.method}", tensor_table(self.tensors), self.summary())

@@ -115,9 +115,7 @@ def _fill(value: Floats, j: int, matched: Floats) -> None:
     value[:, 1:, j + 1] = np.maximum.accumulate(np.maximum(value[:, 1:, j], matched), axis=1)
 
 
-def _decide(
-    value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp], tolerance: float
-) -> None:
+def _decide(value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp], tolerance: float) -> None:
     _fill(value, j, matched)
     skip, above = value[:, 1:, j], value[:, :-1, j + 1]
     decision = np.where(above > skip + tolerance, -1, 0)

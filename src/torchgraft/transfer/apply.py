@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
 from torchgraft.records import TensorPlan, TensorSpec, Transfer
-from torchgraft.transfer.initialise import is_meta, materialize
-from torchgraft.transfer.operators import OPERATORS, Operator
+from torchgraft.transfer.initialise import materialize
+from torchgraft.transfer.operators import OPERATORS, Operator, clip, embed, place, windows
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
@@ -27,22 +27,36 @@ Values = Callable[[str], Tensor]
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers of ``module`` by key: its state dict, not detached."""
+    return _gathered(module)[0]
+
+
+def _gathered(module: nn.Module) -> tuple[dict[str, Tensor], bool]:
+    """Return the stored tensors by key, and whether any tensor, stored or not, is on the meta device."""
     tensors: dict[str, Tensor] = {}
-    for path, part in module.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
+    others: list[Tensor] = []
+
+    def gather(part: nn.Module, prefix: str) -> None:
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 tensors[prefix + name] = parameter
-        for name, buffer in part._buffers.items():
-            if buffer is not None and name not in part._non_persistent_buffers_set:
-                tensors[prefix + name] = buffer
-    return tensors
+        if part._buffers:
+            for name, buffer in part._buffers.items():
+                if buffer is not None and name not in part._non_persistent_buffers_set:
+                    tensors[prefix + name] = buffer
+                elif buffer is not None:
+                    others.append(buffer)
+        for name, child in part._modules.items():
+            if child is not None and (child._parameters or child._buffers or child._modules):
+                gather(child, f"{prefix}{name}.")
+
+    gather(module, "")
+    return tensors, any(tensor.is_meta for tensor in (*tensors.values(), *others))
 
 
 def apply_plan(
     plan: Plan,
     values: Values,
-    shapes: Mapping[str, tuple[int, ...]],
+    shape_of: Callable[[str], Shape | None],
     target: nn.Module,
     *,
     operator: Operator | None = None,
@@ -54,7 +68,8 @@ def apply_plan(
     Args:
         plan: what to do.
         values: gives a source tensor by key.
-        shapes: shapes of all source tensors by key; the plan is checked against them before anything is written.
+        shape_of: gives the shape of a source tensor by key, ``None`` where there is none; the plan is checked against
+            it before anything is written.
         target: the module to warm-start, in place; materialized where it is on the meta device.
         operator: the function behind a plan that was made with one of the user's own.
         seed: seed of the draws of ``full`` and of a meta target's initialization.
@@ -63,13 +78,13 @@ def apply_plan(
     Raises:
         ApplyError: the plan does not fit the source or the target, which is untouched then.
     """
-    tensors = stored_tensors(target)
+    tensors, hollow = _gathered(target)
     _check_target(plan, tensors)
-    _check_source(plan, shapes)
+    _check_source(plan, shape_of)
     function = operator or choose(OPERATORS, plan.operator, "operator")
     _check_moves(plan, target, tensors)
     fresh: frozenset[str] = frozenset()
-    if is_meta(target):
+    if hollow:
         # What an operator of the user's own leaves out is not known, so everything is initialized before it.
         trusted = operator is None
         served = {one.key for one in plan.tensors if trusted and one.source and one.elements >= one.size}
@@ -81,7 +96,7 @@ def apply_plan(
             _write(transfer, plan, function, generator, values, tensors, target)
             if progress is not None:
                 progress(transfer.target)
-    return Report(_outcome(plan.tensors, fresh), plan.method, plan.source, plan.target, plan.fingerprint())
+    return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
 
 
 def _outcome(tensors: Sequence[TensorPlan], fresh: frozenset[str]) -> tuple[TensorPlan, ...]:
@@ -102,6 +117,44 @@ def _write(
     tensors: Mapping[str, Tensor],
     target: nn.Module,
 ) -> None:
+    rest = [move for move in transfer.moves if not _placed(move, transfer.kind, operator, values, tensors)]
+    if rest:
+        _operate(replace(transfer, moves=tuple(rest)), plan, operator, generator, values, tensors, target)
+
+
+def _placed(move: Move, kind: str, operator: Operator, values: Values, tensors: Mapping[str, Tensor]) -> bool:
+    """Write a stored tensor whose place is plain arithmetic on two shapes: nearly all of them, at little cost."""
+    into, out_of = move.target, move.source
+    if move.prepare or into.units or out_of.units or into.part or out_of.part or into.transpose or out_of.transpose:
+        return False
+    whole = tensors.get(into.key)
+    if whole is None:
+        return False
+    if move.operator == "copy":
+        value = values(out_of.key)
+        if value.ndim == whole.ndim:
+            whole.copy_(value)
+            return True
+        return False
+    if operator is not embed and operator is not clip:
+        return False
+    value = values(out_of.key)
+    if len(into.shape) != whole.ndim or len(out_of.shape) != value.ndim:
+        return False
+    place(whole, value, windows(kind, into.role, into.shape, out_of.shape, move.lead, operator is embed))
+    return True
+
+
+def _operate(
+    transfer: Transfer,
+    plan: Plan,
+    operator: Operator,
+    generator: torch.Generator,
+    values: Values,
+    tensors: Mapping[str, Tensor],
+    target: nn.Module,
+) -> None:
+    """Write the moves of a layer that need more: parts, units, preparations, computed weights, other operators."""
     into: dict[str, Tensor] = {}
     out_of: dict[str, Tensor] = {}
     finish: list[Callable[[], object]] = []
@@ -140,14 +193,17 @@ def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    if len(plan.tensors) == len(tensors) and all(
+        one.key in tensors and tensors[one.key].shape == one.shape for one in plan.tensors
+    ):
+        return
     planned = {tensor.key: tensor.shape for tensor in plan.tensors}
     actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if planned != actual:
-        key = next(key for key in (*planned, *actual) if planned.get(key) != actual.get(key))
-        raise ApplyError(
-            f"the plan was made for another target: {key} is {_told(planned.get(key))} in the plan and "
-            f"{_told(actual.get(key))} in the model; make the plan anew"
-        )
+    key = next(key for key in (*planned, *actual) if planned.get(key) != actual.get(key))
+    raise ApplyError(
+        f"the plan was made for another target: {key} is {_told(planned.get(key))} in the plan and "
+        f"{_told(actual.get(key))} in the model; make the plan anew"
+    )
 
 
 def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -164,21 +220,24 @@ def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -
             )
 
 
-def _check_source(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_source(plan: Plan, shape_of: Callable[[str], Shape | None]) -> None:
     for transfer in plan.transfers:
         for move in transfer.moves:
             key = move.source.key
-            if key not in shapes:
+            actual = shape_of(key)
+            if actual == move.source.shape:
+                continue
+            if actual is None:
                 raise ApplyError(f"the plan was made for another source: it has no tensor {key}; make the plan anew")
             shape = _stored_shape(move.source)
-            if len(shape) == len(shapes[key]):
-                fits = all(size in (None, other) for size, other in zip(shape, shapes[key], strict=True))
+            if len(shape) == len(actual):
+                fits = all(size in (None, other) for size, other in zip(shape, actual, strict=True))
             else:
-                fits = prod(shapes[key]) == move.source.size
+                fits = prod(actual) == move.source.size
             if not fits:
                 raise ApplyError(
                     f"the plan was made for another source: {key} is {_told(move.source.shape)} in the plan and "
-                    f"{_told(shapes[key])} in the source; make the plan anew"
+                    f"{_told(actual)} in the source; make the plan anew"
                 )
 
 

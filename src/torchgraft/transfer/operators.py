@@ -6,9 +6,22 @@ order (``(out, in, kh, kw)`` for a convolution), and writes into the target's in
 
 from __future__ import annotations
 
-__all__ = ["OPERATORS", "Operator", "clip", "clip_normalized", "embed", "full", "magnitude"]
+__all__ = [
+    "OPERATORS",
+    "Operator",
+    "Windows",
+    "clip",
+    "clip_normalized",
+    "embed",
+    "full",
+    "magnitude",
+    "place",
+    "windows",
+]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Protocol
 
@@ -16,7 +29,7 @@ import torch
 from torch import Tensor
 
 from torchgraft.kinds import input_axis, output_axis
-from torchgraft.records import Move, Transfer
+from torchgraft.records import Move, Shape, Transfer
 
 Tensors = Mapping[str, Tensor]
 
@@ -30,9 +43,8 @@ class Operator(Protocol):
 def clip(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
     """Centre crop into centre crop, kernel included; the rim keeps the target's own values (appendix A.2)."""
     for move in transfer.moves:
-        t, s = _aligned(target[move.target.role], source[move.target.role], move)
-        slices = _slices(t, s, _unit_counts(target[move.target.role], t, move), move)
-        t[tuple(a for a, _ in slices)].copy_(s[tuple(b for _, b in slices)])
+        t, s, lead, _ = _aligned(target[move.target.role], source[move.target.role], move)
+        place(t, s, _centred_windows(tuple(t.shape), tuple(s.shape), lead, None))
 
 
 def clip_normalized(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
@@ -112,54 +124,95 @@ def embed(target: Tensors, source: Tensors, transfer: Transfer, generator: torch
     Where the target is smaller, the centre is kept; heads and gates are cut as whole units.
     """
     for move in transfer.moves:
-        t, s = _aligned(target[move.target.role], source[move.target.role], move)
-        widths = _unit_counts(target[move.target.role], t, move)
-        slices = _slices(t, s, widths, move)
-        into = tuple(a for a, _ in slices)
-        if input_axis(transfer.kind, move.target.role) is not None and transfer.kind != "embedding":
-            out = output_axis(transfer.kind, move.target.role) or 0
-            first = sum(widths[:out])
-            rows = [into[i] if first <= i < first + widths[out] else slice(None) for i in range(t.ndim)]
-            if any(rows[i] != into[i] and t.shape[i] > s.shape[i] for i in range(t.ndim)):
-                t[tuple(rows)].zero_()
-        t[into].copy_(s[tuple(b for _, b in slices)])
+        t, s, lead, widths = _aligned(target[move.target.role], source[move.target.role], move)
+        axis = _outputs(transfer.kind, move.target.role)
+        first = sum(widths[:axis])
+        outputs = None if axis is None else tuple(range(first, first + widths[axis]))
+        place(t, s, _centred_windows(tuple(t.shape), tuple(s.shape), lead, outputs))
 
 
-def _aligned(target: Tensor, source: Tensor, move: Move) -> tuple[Tensor, Tensor]:
-    """Unfold the axes that hold whole units (heads, gates) on both sides, so that each factor is cut for itself."""
-    units = move.target.units, move.source.units
-    if not units[0] or not units[1]:
-        return target, source
-    for axis in reversed(range(target.ndim)):
-        t, s = units[0][axis], units[1][axis]
-        if len(t) == len(s) > 1 and prod(s) == source.shape[axis]:
-            target, source = torch.unflatten(target, axis, t), torch.unflatten(source, axis, s)
-    return target, source
+Narrow = tuple[tuple[int, int, int], ...]  # axis, start, length
 
 
-def _unit_counts(flat: Tensor, unfolded: Tensor, move: Move) -> Sequence[int]:
-    """Number of unfolded axes that each axis of the stored tensor became."""
-    if flat.ndim == unfolded.ndim:
-        return [1] * flat.ndim
-    pairs = zip(move.target.units, move.source.units, strict=True)
-    return [len(t) if len(t) == len(s) else 1 for t, s in pairs]
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where a tensor is written and read, axis by axis; ``silent`` are the stretches that are set to zero."""
+
+    into: Narrow
+    out_of: Narrow
+    silent: tuple[Narrow, ...]
 
 
-def _slices(target: Tensor, source: Tensor, widths: Sequence[int], move: Move) -> list[tuple[slice, slice]]:
-    """Where each unfolded axis is written and read; ``widths`` says how many of them each stored axis became."""
-    lead = [number in move.lead for number, width in enumerate(widths) for _ in range(width)]
-    sizes = zip(target.shape, source.shape, lead, strict=True)
-    return [_leading(t, s) if leading else _centred(t, s) for t, s, leading in sizes]
+def windows(kind: str, role: str, target: Shape, source: Shape, lead: tuple[int, ...], quiet: bool) -> Windows:
+    """Return the windows of a tensor without inner units; ``quiet`` silences its new inputs, as :func:`embed` does."""
+    outputs = _outputs(kind, role) if quiet else None
+    return _centred_windows(target, source, lead, None if outputs is None else (outputs,))
+
+
+@lru_cache(maxsize=1 << 14)
+def _centred_windows(target: Shape, source: Shape, lead: tuple[int, ...], outputs: tuple[int, ...] | None) -> Windows:
+    """Centre into centre, start into start along the axes in ``lead``.
+
+    ``outputs`` are the axes that count outputs: where another axis grows, the outputs that come from the source are
+    silent but for what the source gives them.
+    """
+    into, out_of = [], []
+    for axis, (t, s) in enumerate(zip(target, source, strict=True)):
+        size = min(t, s)
+        if t > s:
+            into.append((axis, 0 if axis in lead else (t - size) // 2, size))
+        elif s > t:
+            out_of.append((axis, 0 if axis in lead else (s - size) // 2, size))
+    silent = []
+    if outputs is not None:
+        rows = tuple(one for one in into if one[0] in outputs)
+        for axis, start, size in into:
+            rims = ((0, start), (start + size, target[axis] - start - size))
+            silent += [(*rows, (axis, first, length)) for first, length in rims if length and axis not in outputs]
+    return Windows(tuple(into), tuple(out_of), tuple(silent))
+
+
+def place(target: Tensor, source: Tensor, windows: Windows) -> None:
+    """Write one window of ``source`` into one of ``target``."""
+    for rim in windows.silent:
+        _narrowed(target, rim).zero_()
+    _narrowed(target, windows.into).copy_(_narrowed(source, windows.out_of))
+
+
+def _narrowed(tensor: Tensor, steps: Narrow) -> Tensor:
+    for axis, start, length in steps:
+        tensor = tensor.narrow(axis, start, length)
+    return tensor
+
+
+def _outputs(kind: str, role: str) -> int | None:
+    """Axis of the outputs of a tensor that mixes inputs into outputs, ``None`` for every other one."""
+    if kind == "embedding" or input_axis(kind, role) is None:
+        return None
+    return output_axis(kind, role)
+
+
+def _aligned(target: Tensor, source: Tensor, move: Move) -> tuple[Tensor, Tensor, tuple[int, ...], list[int]]:
+    """Unfold the axes that hold whole units (heads, gates) on both sides, so that each factor is cut for itself.
+
+    Returns both tensors, the unfolded axes that are aligned at their start, and how many axes each one became.
+    """
+    widths = [1] * target.ndim
+    if move.target.units and move.source.units:
+        for axis in reversed(range(target.ndim)):
+            t, s = move.target.units[axis], move.source.units[axis]
+            if len(t) == len(s) > 1 and prod(s) == source.shape[axis]:
+                target, source = torch.unflatten(target, axis, t), torch.unflatten(source, axis, s)
+                widths[axis] = len(t)
+    starts = [sum(widths[:axis]) for axis in range(len(widths))]
+    lead = tuple(starts[axis] + step for axis in move.lead for step in range(widths[axis]))
+    return target, source, lead, widths
 
 
 def _centred(target: int, source: int) -> tuple[slice, slice]:
     size = min(target, source)
     into, out_of = (target - size) // 2, (source - size) // 2
     return slice(into, into + size), slice(out_of, out_of + size)
-
-
-def _leading(target: int, source: int) -> tuple[slice, slice]:
-    return (slice(0, min(target, source)),) * 2
 
 
 #: Operators by name.
