@@ -41,8 +41,8 @@ def page(rows: list[Row]) -> str:
             "- Command: `make bench` (`python -m benchmarks --output docs/benchmarks.md`)",
             f"- Machine: {machine()}",
             f"- Date: {datetime.date.today().isoformat()}",
-            "- The published figures (0.46 s to match, 1.87 s for the similarity) are those of DPIAT's own code for the "
-            "same pair on one core, as the project's reference states them; they were not measured in this run.",
+            "- The published figures (0.46 s to match, 1.87 s for the similarity) are those of DPIAT's own code for "
+            "the same pair on one core, as the project's reference states them; they were not measured in this run.",
             "",
         ]
     )

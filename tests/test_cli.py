@@ -153,16 +153,6 @@ def test_the_label_map_reaches_the_weights(folder: Path) -> None:
     assert written["bias"][[0, 2]].tolist() == [7, 1]
 
 
-def test_the_label_map_reaches_the_weights(folder: Path) -> None:
-    weight = torch.arange(32.0).reshape(8, 4)
-    save_file({"weight": weight, "bias": torch.arange(8.0)}, "head.safetensors")
-    Path("labels.json").write_text('{"0": 7, "2": 1}')
-    done("transfer", "head.safetensors", "--target", LINEAR, "-o", "x.safetensors", "--labels", "labels.json")
-    written = load_file("x.safetensors")
-    assert torch.equal(written["weight"][[0, 2]], weight[[7, 1]])
-    assert written["bias"][[0, 2]].tolist() == [7, 1]
-
-
 @pytest.mark.parametrize("options", ["--operator full --seed 3", "--matcher random --seed 4", f"--source {SMALL}"])
 def test_options_and_seed_reach_the_weights(old: str, options: str) -> None:
     files = [f"{name}.safetensors" for name in "abc"]

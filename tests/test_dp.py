@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_trace_is_a_valid_matching_of_that_value(scores: np.ndarray, exponent: f
     solution = solve(scores[None], exponent, leading=leading)
     runs = trace(solution, 0, n, m)
     assert [run[0] for run in runs] == sorted(run[0] for run in runs)
-    assert all(a[1] <= b[0] and a[2] < b[2] for a, b in zip(runs, runs[1:], strict=False))
+    assert all(a[1] <= b[0] and a[2] < b[2] for a, b in pairwise(runs))
     value = sum((past - first) ** -exponent * scores[first:past, j].sum() for first, past, j in runs)
     assert value == pytest.approx(solution.value[0, -1, -1], abs=1e-9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def photographs(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """ImageNet sample as ``(1000, 3, 224, 224)`` floats 0..255 and labels."""
     data = np.load(shared / "data" / "images" / "imagenet1k_sample_224.npz")
     stream, offsets = data["jpeg"].tobytes(), data["off"]
-    arrays = [np.asarray(Image.open(io.BytesIO(stream[a:b]))) for a, b in zip(offsets, offsets[1:], strict=False)]
+    arrays = [np.asarray(Image.open(io.BytesIO(stream[a:b]))) for a, b in pairwise(offsets)]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float(), torch.from_numpy(data["y"]).long()
 
 

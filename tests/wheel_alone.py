@@ -22,7 +22,8 @@ from torch import nn
 assert "site-packages" in tg.__file__, tg.__file__
 for extra in ("timm", "torchvision", "transformers", "matplotlib", "sklearn"):
     assert importlib.util.find_spec(extra) is None, f"{extra} is installed: this is no core environment"
-source, target = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), nn.Sequential(nn.Conv2d(3, 16, 5), nn.BatchNorm2d(16))
+source = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+target = nn.Sequential(nn.Conv2d(3, 16, 5), nn.BatchNorm2d(16))
 report = tg.transfer(source, target)
 assert report.counts() == {"copied": 1, "resized": 6}, report.counts()
 assert tg.similarity(source, source) == 1.0

@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
 
 from torchgraft.attention import Heads, heads_of
 from torchgraft.errors import PlanError
@@ -59,7 +58,7 @@ class _Reader:
         return own
 
     def _spec(self, key: str, role: str, tensor: Tensor, buffer: bool) -> TensorSpec:
-        if isinstance(tensor, UninitializedTensorMixin):
+        if isinstance(tensor, _LAZY):
             raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
         spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
         first = self.first_key.setdefault(id(tensor), key)
@@ -113,7 +112,7 @@ def _state(module: nn.Module) -> list[object]:
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is None:
                 state += (name, None)
-            elif isinstance(tensor, UninitializedTensorMixin):
+            elif isinstance(tensor, _LAZY):
                 state += (name, "lazy")
             else:
                 state += (name, id(tensor), tensor.shape, tensor.dtype)
@@ -127,7 +126,7 @@ def _state(module: nn.Module) -> list[object]:
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:
-    kind = kind_of_type(type(module)) or ""
+    kind = kind_of_type(type(module)) or ""  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
     if not (module._parameters or module._buffers or module._modules):
         return Node(path, kind)
     shared = id(module) in reader.seen
@@ -187,9 +186,9 @@ def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]
 def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, Structure]:
     widths: dict[str, tuple[int, int, bool]] = {}
     for name, child in modules.items():
-        storage = _linear_storage(type(child))
+        storage = _linear_storage(type(child))  # type: ignore[arg-type]
         weight = child._parameters.get("weight") if storage else None
-        if weight is not None and not isinstance(weight, UninitializedTensorMixin) and weight.ndim == 2:
+        if weight is not None and not isinstance(weight, _LAZY) and weight.ndim == 2:
             rows, columns = weight.shape
             widths[name] = (columns, rows, True) if storage == "in, out" else (rows, columns, False)
     if not widths:

@@ -21,7 +21,7 @@ def symmetric(source: Network, target: Network, method: Method) -> float:
 
 
 def directed(source: Network, target: Network, method: Method) -> float:
-    """Return ``F(target, source) = score(target, source) / score(target, target)``: how well ``source`` serves ``target``."""
+    """Return ``F = score(target, source) / score(target, target)``: how well ``source`` serves ``target``."""
     return both_directions(source, target, method)[0]
 
 

@@ -145,7 +145,11 @@ def _build(spec: str, prefix: str, name: str, options: dict[str, Any], build: Bu
             return BUILDERS[prefix](name, options, build)
     except GraftError:
         raise
-    except (Exception, SystemExit) as error:  # foreign code: whatever it raises is about this spec
+    except SystemExit as error:
+        raise SpecError(
+            f"{spec}: a model's own code ended the program (exit {error.code}): guard it by __name__ == '__main__'"
+        ) from error
+    except Exception as error:  # foreign code: whatever it raises is about this spec
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         where = " on the meta device" if build.meta else ""
         raise SpecError(f"{spec} cannot be built{where}: {type(error).__name__}: {reason}") from error

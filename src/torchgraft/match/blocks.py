@@ -109,8 +109,8 @@ def _by_size(blocks: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
 def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], list[bool], list[int]]:
     """Number the different layers and the different elements.
 
-    Returns one layer of each kind, shape, stride and bias, the different elements as numbers of layers, whether each is a
-    block, and the number of every element.
+    Returns one layer of each kind, shape, stride and bias, the different elements as numbers of layers, whether each
+    is a block, and the number of every element.
     """
     layers: list[Layer] = []
     numbers: dict[object, int] = {}

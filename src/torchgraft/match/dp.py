@@ -98,9 +98,10 @@ def _columns(scores: Floats, exponent: float, value: Floats) -> Iterator[tuple[s
 
 
 def _run_sums(columns: Floats) -> Floats:
-    """``(P, n, m) -> (m, P, n, n)``: entry ``[j, p, d-1, i-1]`` sums the scores of the run of ``d`` targets ending at ``i``.
+    """Sum the scores of every run: ``(P, n, m) -> (m, P, n, n)``.
 
-    Added up from the run's end to its start, one target at a time: ties between equal sums must stay ties.
+    Entry ``[j, p, d-1, i-1]`` is that of source ``j`` over the run of ``d`` targets that ends at target ``i``. Added up
+    from the run's end to its start, one target at a time: ties between equal sums must stay ties.
     """
     columns = columns.transpose(2, 0, 1)
     m, pairs, n = columns.shape

@@ -44,8 +44,8 @@ def keep_places(chosen: Chosen, target: Layers, source: Layers, scorer: Scorer) 
     """Match by position where both networks are the same sequence of kinds: one is the other in another width.
 
     Scores compare sizes as they are, so that a stage of a network of twice the width looks more like the next stage of
-    the source than like its own. Nothing changes where ``chosen`` finds most layers exactly as they are: that is a network
-    whose blocks changed places.
+    the source than like its own. Nothing changes where ``chosen`` finds most layers exactly as they are: that is a
+    network whose blocks changed places.
     """
     if len(target) != len(source) or [_skeleton(t) for t in target] != [_skeleton(s) for s in source]:
         return chosen

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Pins", "Stages", "is_below", "match_pinned"]
+__all__ = ["NO_PINS", "Pins", "Stages", "is_below", "match_pinned"]
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,10 @@ class Pins:
     def pins_target(self, path: str) -> bool:
         """Tell whether a target layer is pinned."""
         return any(is_below(path, pinned) for pinned, _ in self.pairs)
+
+
+#: Nothing pinned, nothing excluded.
+NO_PINS = Pins()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def match_pinned(
         pieces = []
         for side, elements in enumerate((target, source)):
             cuts = [edge[side] for edge in edges]
-            pieces.append(_keep(elements, lambda i, s=side, c=cuts: i not in taken[s] and bisect_right(c, i) == number))  # type: ignore[misc]
+            pieces.append(_keep(elements, _between(cuts, number, taken[side])))
         matches.append(run(*pieces))
     pairs = sorted((pair for match in matches for pair in match.pairs), key=lambda pair: pair.target)
     return Match(tuple(pairs), sum(match.score for match in matches)), target, source
@@ -107,6 +111,11 @@ def _runner(stages: Stages, seed: int) -> Callable[[_Stretch, _Stretch], Match]:
         return Match(tuple(pairs), match.score)
 
     return run
+
+
+def _between(cuts: Sequence[int], number: int, taken: Set[int]) -> Callable[[int], bool]:
+    """Tell whether a position lies behind exactly ``number`` of the cuts, and is not pinned itself."""
+    return lambda position: position not in taken and bisect_right(cuts, position) == number
 
 
 def _flat(elements: Elements) -> list[Layer]:

@@ -1,8 +1,9 @@
-"""What the dynamic program leaves behind: layers grouped differently on the two sides, and layers that moved.
+"""What the dynamic program leaves behind: layers in another order, grouped otherwise, or moved.
 
-An edited network is mostly its own source. Four passes after the dynamic program find the rest of it: what two matched
-blocks leave over is paired where it is equal; gaps between matched layers are filled in order; order is given up where most of the network stands elsewhere exactly as it is; and
-single parts that moved get their own values back. Kinds and shapes decide, never names.
+An edited network is mostly its own source. Passes after the dynamic program find the rest of it: what two matched
+blocks leave over is paired where it is equal; gaps between matched layers are filled in order; order is given up where
+most of the network stands elsewhere exactly as it is; and single parts that moved get their own values back. Kinds and
+shapes decide, never names.
 """
 
 from __future__ import annotations

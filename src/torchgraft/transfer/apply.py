@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
-from torchgraft.records import TensorPlan, TensorSpec, Transfer
+from torchgraft.records import Move, Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
 from torchgraft.transfer.operators import OPERATORS, Operator, clip, embed, place, windows
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable

@@ -41,7 +41,8 @@ def computed_value(module: nn.Module, key: str) -> Tensor:
     chain = _parametrizations(module, key)
     with torch.no_grad(), _mode(chain, False):
         value = getattr(part, name) if chain is not None else combined(lambda one: _tensor(module, one), key)
-    assert isinstance(value, Tensor)
+    if not isinstance(value, Tensor):
+        raise AttributeError(f"there is no tensor {key}, stored or computed")
     return value.detach()
 
 

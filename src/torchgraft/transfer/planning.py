@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torchgraft.errors import PlanError, SpecError, choose
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match import MATCHERS, Matcher
-from torchgraft.match.pins import Pins, match_pinned
+from torchgraft.match.pins import NO_PINS, Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
 from torchgraft.plan import Plan
@@ -100,7 +100,7 @@ def make_plan(
     method: Method,
     name: str,
     *,
-    pins: Pins = Pins(),
+    pins: Pins = NO_PINS,
     labels: Mapping[int, int] | None = None,
     seed: int = 0,
 ) -> Plan:
