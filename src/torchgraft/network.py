@@ -19,6 +19,9 @@ from torchgraft.kinds import kind_of_type
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Layer, Network, Node, TensorSpec
 
+# Tensors of lazy modules, which have no shape before the first forward pass.
+_LAZY = (UninitializedParameter, UninitializedBuffer)
+
 
 @cache
 def _dtype_name(dtype: torch.dtype) -> str:
