@@ -99,33 +99,37 @@ def read_module(module: nn.Module, name: str = "") -> Network:
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[list[object], Network]] = WeakKeyDictionary()
 
 
+# Attributes that tell the heads of an attention module (see ``attention.heads_of``).
+_READ = (
+    "num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads", "head_dim", "head_size",
+    "attention_head_size", "key_value_proj_dim", "attn_head_size", "num_key_value_heads", "num_kv_heads", "config",
+)  # fmt: skip
+
+
 def _state(module: nn.Module) -> list[object]:
     """Everything that reading a module depends on, gathered much faster than it is read.
 
-    Types and names of all modules, names, identities, shapes and types of all tensors, and the whole numbers a module
-    holds (heads and their sizes, strides, kernels).
+    Types and names of all modules, names, identities, shapes and types of all tensors, and the heads of attention.
     """
     state: list[object] = []
     stack = [module]
     while stack:
         part = stack.pop()
-        values = part.__dict__
         state.append(part.__class__)
-        state += [value for value in values.values() if value.__class__ is int or value.__class__ is tuple]
-        state.append(id(values.get("config")))
-        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is None:
-                state += (name, None)
-            elif isinstance(tensor, _LAZY):
-                state += (name, "lazy")
-            else:
-                state += (name, id(tensor), tensor.shape, tensor.dtype)
-        state += part._non_persistent_buffers_set
-        for name, child in part._modules.items():
-            state.append(name)
-            if child is not None:
-                state.append(id(child))
-                stack.append(child)
+        if part._modules:
+            state += map(part.__dict__.get, _READ)
+            for name, child in part._modules.items():
+                state += name, id(child)
+                if child is not None:
+                    stack.append(child)
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or isinstance(tensor, _LAZY):
+                    state += name, tensor is None
+                else:
+                    state += name, id(tensor), tensor.shape, tensor.dtype
+        if part._non_persistent_buffers_set:
+            state += sorted(part._non_persistent_buffers_set)
     return state
 
 

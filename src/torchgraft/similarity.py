@@ -33,10 +33,11 @@ def both_directions(source: Network, target: Network, method: Method) -> tuple[f
         return 0.0, 0.0
     inner = inner_scores(*elements, method.score, mixed=method.mixed)
     there, back = np.zeros_like(inner.weights), np.zeros_like(inner.weights)
-    for rows, columns, scores in inner.groups():
-        place, shape = np.ix_(rows, columns), (len(rows), len(columns))
-        there[place] = values(scores, method.exponent).reshape(shape)
-        back[place] = values(scores.transpose(0, 2, 1), method.exponent).reshape(shape)
+    for group in inner.groups():
+        place, shape = np.ix_(group.rows, group.columns), (len(group.rows), len(group.columns))
+        turned = group.scores.transpose(0, 2, 1)
+        there[place] = values(group.scores, method.exponent, positions=group.places).reshape(shape)
+        back[place] = values(turned, method.exponent, positions=group.others).reshape(shape)
     forward = values(inner.spread(there)[None], method.exponent)[0]
     backward = values(inner.spread(back).T[None], method.exponent)[0]
     return float(forward) / counts[0], float(backward) / counts[1]

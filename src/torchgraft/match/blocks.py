@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BlockScores",
+    "Group",
     "InnerScores",
     "block_pairs",
     "inner_scores",
@@ -16,6 +17,7 @@ __all__ = [
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,21 @@ Elements = Sequence[Element]
 
 # What a block that meets a single layer counts, beside 1 for block and block.
 _MIXED = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Pairs of blocks that are solved together: the numbers of both sides, and all their pairs, row by row.
+
+    ``scores`` are ``(pairs, targets, sources)`` of the layers that something can serve; ``places`` and ``others``
+    ``(pairs, targets)`` and ``(pairs, sources)`` say where these stand in their blocks.
+    """
+
+    rows: list[int]
+    columns: list[int]
+    scores: Floats
+    places: NDArray[np.intp]
+    others: NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +64,15 @@ class InnerScores:
     target_class: list[int]
     source_class: list[int]
 
-    def groups(self) -> Iterator[tuple[list[int], list[int], Floats]]:
-        """Pairs of blocks of like sizes: their numbers, and their scores ``(targets * sources, layers, layers)``."""
+    def groups(self) -> Iterator[Group]:
+        """Put pairs of blocks of like sizes together."""
         for rows in _by_size(self.target_blocks):
             for columns in _by_size(self.source_blocks):
                 if self.weights[np.ix_(rows, columns)].any():
-                    t = _padded([self.target_blocks[a] for a in rows], self.table.shape[0] - 1)
-                    s = _padded([self.source_blocks[b] for b in columns], self.table.shape[1] - 1)
-                    scores = self.table[t[:, None, :, None], s[None, :, None, :]]
-                    yield rows, columns, scores.reshape(-1, t.shape[1], s.shape[1])
+                    t, places = _padded([self.target_blocks[a] for a in rows], np.any(self.table, 1))
+                    s, others = _padded([self.source_blocks[b] for b in columns], np.any(self.table, 0))
+                    scores = self.table[t[:, None, :, None], s[None, :, None, :]].reshape(-1, t.shape[1], s.shape[1])
+                    yield Group(rows, columns, scores, places.repeat(len(columns), 0), np.tile(others, (len(rows), 1)))
 
     def spread(self, values: Floats) -> Floats:
         """Spread values of the different pairs of blocks over all pairs of elements."""
@@ -68,7 +85,7 @@ class BlockScores:
 
     values: Floats
     inner: InnerScores
-    solutions: dict[tuple[int, int], tuple[Solution, int]]
+    solutions: dict[tuple[int, int], tuple[Solution, Group, int]]
 
 
 def inner_scores(target: Elements, source: Elements, scorer: Scorer, *, mixed: bool) -> InnerScores:
@@ -90,11 +107,13 @@ def score_blocks(
     """Match the layers of every pair of elements; ``leading``: see :func:`~torchgraft.match.dp.solve`."""
     inner = inner_scores(target, source, scorer, mixed=mixed)
     found = np.zeros_like(inner.weights)
-    solutions: dict[tuple[int, int], tuple[Solution, int]] = {}
-    for rows, columns, scores in inner.groups():
-        solution = solve(scores, exponent, leading=leading)
-        found[np.ix_(rows, columns)] = solution.value[:, -1, -1].reshape(len(rows), len(columns))
-        solutions |= {pair: (solution, number) for number, pair in enumerate(product(rows, columns))}
+    solutions: dict[tuple[int, int], tuple[Solution, Group, int]] = {}
+    for group in inner.groups():
+        solution = solve(group.scores, exponent, leading=leading, positions=group.places)
+        place = np.ix_(group.rows, group.columns)
+        found[place] = solution.value[:, -1, -1].reshape(found[place].shape)
+        for number, pair in enumerate(product(group.rows, group.columns)):
+            solutions[pair] = solution, group, number
     return BlockScores(inner.spread(found), inner, solutions)
 
 
@@ -134,11 +153,21 @@ def score_table(target: Sequence[Layer], source: Sequence[Layer], scorer: Scorer
     return table
 
 
-def _padded(blocks: Sequence[tuple[int, ...]], padding: int) -> NDArray[np.intp]:
-    padded = np.full((len(blocks), max(map(len, blocks))), padding, np.intp)
-    for row, block in zip(padded, blocks, strict=True):
-        row[: len(block)] = block
-    return padded
+def _padded(blocks: Sequence[tuple[int, ...]], served: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Put the layers of blocks that ``served`` marks into rows of one length, padded with the last number.
+
+    Returns the numbers of the layers and their places in their blocks; the places of the padding go on counting.
+    """
+    longest = max(map(len, blocks))
+    every = bool(served[:-1].all())
+    kept = [range(len(block)) if every else [i for i, layer in enumerate(block) if served[layer]] for block in blocks]
+    width = longest if every else max(1, *map(len, kept))
+    numbers = np.full((len(blocks), width), len(served) - 1, np.intp)
+    places = np.tile(np.arange(longest, longest + width), (len(blocks), 1))
+    for row, block in enumerate(blocks):
+        numbers[row, : len(kept[row])] = block if every else [block[i] for i in kept[row]]
+        places[row, : len(kept[row])] = kept[row]
+    return numbers, places
 
 
 def offsets(elements: Elements) -> list[int]:
@@ -154,9 +183,10 @@ def layer_scores(inner: InnerScores, i: int, j: int) -> Floats:
 
 def block_pairs(blocks: BlockScores, i: int, j: int, starts: tuple[int, int]) -> Iterator[Pair]:
     """Read back the pairs of layers of target element ``i`` and source element ``j``, whose layers start there."""
-    scores = layer_scores(blocks.inner, i, j)
-    solution, number = blocks.solutions[blocks.inner.target_class[i], blocks.inner.source_class[j]]
+    a, b = blocks.inner.target_class[i], blocks.inner.source_class[j]
+    solution, group, number = blocks.solutions[a, b]
+    scores, places, others = group.scores[number], group.places[number], group.others[number]
     for first, past, s in trace(solution, number, *scores.shape):
         for t in range(first, past):
             if scores[t, s] > 0:
-                yield Pair(starts[0] + t, starts[1] + s, float(scores[t, s]))
+                yield Pair(starts[0] + int(places[t]), starts[1] + int(others[s]), float(scores[t, s]))

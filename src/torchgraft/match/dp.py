@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int16]
+Positions = NDArray[np.intp]
 
 # Number of floats in a work array, two megabytes: more pairs, or more columns, are solved in several batches.
 _BATCH = 1 << 18
@@ -39,13 +40,18 @@ class Solution:
     run: Integers
 
 
-def solve(scores: Floats, exponent: float = 0.5, *, leading: bool = False) -> Solution:
+def solve(
+    scores: Floats, exponent: float = 0.5, *, leading: bool = False, positions: Positions | None = None
+) -> Solution:
     """Solve a batch of pairs. ``scores`` is ``(P, n, m)``: pairs, targets, sources; pad with zeros.
 
     Ties, read from the end: the source is skipped first, then the target, and the shortest of several equal runs is
     taken, so that of equal targets the first ones share a source. ``leading`` takes the longest run instead, so that
     a row of equal blocks is matched from its start and the last ones share: where blocks were appended, the others
     keep their place. Values do not depend on it.
+
+    ``positions`` ``(P, n)`` says where the targets stand in their block, where layers that nothing can serve are left
+    out: these lengthen a run but never begin or end one.
 
     >>> float(solve(np.ones((1, 2, 1))).value[0, -1, -1])
     1.4142135623730951
@@ -54,7 +60,7 @@ def solve(scores: Floats, exponent: float = 0.5, *, leading: bool = False) -> So
     value = np.zeros((pairs, n + 1, m + 1))
     run = np.zeros((pairs, n + 1, m + 1), np.int16)
     tolerance = _TIE if leading else 0.0
-    for part, j, gains in _columns(scores, exponent, value):
+    for part, j, gains in _columns(scores, exponent, value, positions):
         best = gains.argmax(axis=1)
         matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
         if leading:
@@ -63,23 +69,25 @@ def solve(scores: Floats, exponent: float = 0.5, *, leading: bool = False) -> So
     return Solution(value, run)
 
 
-def values(scores: Floats, exponent: float = 0.5) -> Floats:
+def values(scores: Floats, exponent: float = 0.5, *, positions: Positions | None = None) -> Floats:
     """Return the values of a batch of pairs alone, ``(P,)``: all that a similarity needs."""
     value = np.zeros((scores.shape[0], scores.shape[1] + 1, scores.shape[2] + 1))
-    for part, j, gains in _columns(scores, exponent, value):
+    for part, j, gains in _columns(scores, exponent, value, positions):
         _fill(value[part], j, gains.max(axis=1))
     final: Floats = value[:, -1, -1]
     return final
 
 
-def _columns(scores: Floats, exponent: float, value: Floats) -> Iterator[tuple[slice, int, Floats]]:
+def _columns(
+    scores: Floats, exponent: float, value: Floats, positions: Positions | None
+) -> Iterator[tuple[slice, int, Floats]]:
     """Go through the columns of all pairs: a slice of pairs, the column, and the gain of every run in it.
 
     Gains are ``(pairs, n, n)``: entry ``[p, d-1, i-1]`` is the best value of a run of ``d`` targets that ends at
     target ``i`` and of all before it. The receiver fills ``value[part, :, j + 1]`` before it asks for the next column.
     """
     pairs, n, m = scores.shape
-    weights = np.arange(1, n + 1, dtype=np.float64)[:, None] ** -exponent
+    lengths = np.arange(1, n + 1, dtype=np.float64)[None, :, None]
     # before[d-1, i-1] is the row of dp that a run of d targets ending at i continues from; row n+1 is "no such run".
     before = np.arange(n)[None, :] - np.arange(n)[:, None]
     before[before < 0] = n + 1
@@ -87,6 +95,9 @@ def _columns(scores: Floats, exponent: float, value: Floats) -> Iterator[tuple[s
     for start in range(0, pairs, step):
         part = slice(start, min(start + step, pairs))
         previous = np.full((part.stop - start, n + 2), -np.inf)
+        if positions is not None:
+            lengths = _lengths(positions[part])
+        weights = lengths**-exponent
         width = max(1, _BATCH // max(1, n * n * (part.stop - start)))
         for first in range(0, m, width):
             sums = _run_sums(scores[part, :, first : first + width])
@@ -95,6 +106,13 @@ def _columns(scores: Floats, exponent: float, value: Floats) -> Iterator[tuple[s
                 gains = weights * sums[j - first]
                 gains += previous[:, before]
                 yield part, j, gains
+
+
+def _lengths(positions: Positions) -> Floats:
+    """``(P, n) -> (P, n, n)``: length of the run of ``d`` targets that ends at target ``i``, gaps included."""
+    n = positions.shape[1]
+    starts = np.maximum(np.arange(n)[None, :] - np.arange(n)[:, None], 0)
+    return (positions[:, None, :] - positions[:, starts] + 1).astype(np.float64)
 
 
 def _run_sums(columns: Floats) -> Floats:
