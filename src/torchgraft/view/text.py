@@ -7,12 +7,13 @@ __all__ = ["STATUSES", "percent", "render", "summary_line", "tensor_table"]
 from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from torchgraft.records import Shape, TensorPlan
+
+if TYPE_CHECKING:  # rich takes a tenth of the time that importing torchgraft may take, and only printing needs it
+    from rich.table import Table
+    from rich.text import Text
 
 #: The statuses of a target tensor, best first.
 STATUSES = ("copied", "resized", "reused", "initialised", "kept")
@@ -22,6 +23,9 @@ _STYLES = {"copied": "green", "resized": "cyan", "reused": "blue", "initialised"
 
 def tensor_table(tensors: Sequence[TensorPlan]) -> Table:
     """Build the ledger: status, target tensor, source tensor, shapes and score."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("status", no_wrap=True)
     table.add_column("target tensor", overflow="fold")
@@ -43,6 +47,8 @@ def tensor_table(tensors: Sequence[TensorPlan]) -> Table:
 
 
 def _source(tensor: TensorPlan) -> Text:
+    from rich.text import Text
+
     if tensor.tied:
         return Text(f"tied to {tensor.tied}")
     if tensor.source:
@@ -77,6 +83,8 @@ def summary_line(tensors: Sequence[TensorPlan]) -> str:
 
 def render(*parts: Table | str, width: int = 140) -> str:
     """Return plain text, the same wherever it is printed."""
+    from rich.console import Console
+
     buffer = StringIO()
     console = Console(file=buffer, width=width, color_system=None, highlight=False)
     for part in parts:
