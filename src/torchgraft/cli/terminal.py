@@ -134,5 +134,6 @@ def progress(quiet: bool) -> Iterator[Progress]:
         redirect_stdout=False,
         disable=quiet or not _is_terminal(sys.stderr),
     )
-    with shown, contextlib.redirect_stdout(sys.stderr):
+    # Before rich 15 a disabled progress bar still prints an empty line when it stops.
+    with contextlib.nullcontext() if shown.disable else shown, contextlib.redirect_stdout(sys.stderr):
         yield Progress(shown)
