@@ -223,7 +223,7 @@ def test_an_operator_of_ones_own_works_at_once_and_after_json() -> None:
     source, targets = nn.Linear(2, 2), [nn.Linear(2, 3) for _ in range(2)]
     report = tg.transfer(source, targets[0], operator=halved)
     plan = tg.plan(source, targets[1], operator=halved)
-    assert plan.operator == "halved"
+    assert plan.operator == "custom: halved"
     tg.apply(tg.Plan.from_json(plan.to_json()), source, targets[1], operator=halved)
     expected = float(source.weight.detach().sum()) / 2
     assert all(torch.equal(target.weight, torch.full((3, 2), expected)) for target in targets)
@@ -234,7 +234,7 @@ def test_an_operator_of_ones_own_is_missed_before_anything_is_written() -> None:
     source, target = nn.Linear(2, 2), nn.Linear(2, 3)
     plan = tg.Plan.from_json(tg.plan(source, target, operator=halved).to_json())
     before = target.weight.detach().clone()
-    with pytest.raises(tg.SpecError, match="halved"):
+    with pytest.raises(tg.ApplyError, match="pass it again as operator=halved"):
         tg.apply(plan, source, target)
     assert torch.equal(target.weight, before)
 

@@ -80,6 +80,17 @@ class Layer:
         """Whether the layer has a bias; one without is mostly followed by a norm and plays another part."""
         return any(spec.role == "bias" for spec in self.tensors)
 
+    @property
+    def heads(self) -> int:
+        """Axis of the weight that counts attention heads: 0 for queries, 1 for an output projection, -1 for neither."""
+        units = next((spec.units for spec in self.tensors if spec.role == "weight"), ())
+        return next((axis for axis, factors in enumerate(units) if len(factors) > 1), -1)
+
+    @property
+    def look(self) -> tuple[object, ...]:
+        """All that a score sees: layers that look alike are scored once."""
+        return self.kind, self.shape, self.stride, self.biased, self.heads
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -31,8 +31,8 @@ _FLAT = frozenset({"linear", "matrix", "conv1d", "conv2d", "conv3d"})
 class Scorer(Protocol):
     """Scores every target layer with every source layer: an ``(n targets, m sources)`` array of values in [0, 1].
 
-    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the kind, the shape, the
-    stride of a layer and whether it has a bias, nothing else: layers equal in these are scored once.
+    1 only for layers of equal shape, 0 for layers that cannot exchange weights. A score sees the ``look`` of
+    a layer (kind, shape, stride, bias, heads) and nothing else: layers that look alike are scored once.
     """
 
     def __call__(self, target: Sequence[Layer], source: Sequence[Layer]) -> Floats: ...
@@ -78,8 +78,8 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     """Eq. 1 for every kind of layer that holds tensors.
 
     A buffer of its own matches only one of equal shape. A linear layer matches a convolution that computes the same: of
-    kernel size one, or over a flattened input. A bias on one side alone counts against a pair, and a stride that
-    differs decides between layers that are equal otherwise.
+    kernel size one, or over a flattened input. A bias on one side alone counts against a pair, and so do heads on
+    different sides (a query, an output projection); a stride that differs decides between layers equal otherwise.
     """
     scores = _by_kind(target, source, compatible)
     buffers = [i for i, layer in enumerate(target) if layer.kind.startswith("buffer")]
@@ -87,6 +87,8 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     mixing = [np.array([layer.kind in DIMENSIONAL for layer in layers]) for layers in (target, source)]
     biased = [np.array([layer.biased for layer in layers]) for layers in (target, source)]
     scores[np.logical_and.outer(*mixing) & np.not_equal.outer(*biased)] *= _OTHER_PART
+    heads = [np.array([layer.heads for layer in layers]) for layers in (target, source)]
+    scores[np.logical_and.outer(heads[0] >= 0, heads[1] >= 0) & np.not_equal.outer(*heads)] *= _OTHER_PART
     strides = [np.array([_stride_code(layer) for layer in layers]) for layers in (target, source)]
     known = (strides[0] > 0)[:, None] & (strides[1] > 0)[None]
     scores[known & (strides[0][:, None] != strides[1][None])] *= _NEARLY

@@ -51,7 +51,7 @@ def resolve(
             ``python:package.module:factory[,...]``, or (for a source) the path of a checkpoint.
         role: ``"source"`` loads the weights of an ``hf:`` model; ``"target"`` draws fresh ones.
         seed: of the initial weights; the caller's random state is left as it was.
-        meta: build on the meta device, shapes only; pretrained weights are then not fetched.
+        meta: build on the meta device where the model allows it, shapes only; pretrained weights are then not fetched.
         allow_nonfinite: passed to :func:`open_table`.
 
     Raises:
@@ -65,7 +65,14 @@ def resolve(
     prefix, colon, rest = text.partition(":")
     if colon and prefix in BUILDERS:
         name, options = _parse(text, rest)
-        return ResolvedModel(text, _build(text, prefix, name, options, BuildOptions(role, meta), seed), None)
+        try:
+            module = _build(text, prefix, name, options, BuildOptions(role, meta), seed)
+        except SpecError:
+            if not meta:
+                raise
+            # Some constructors compute with their values; a real error comes up again.
+            module = _build(text, prefix, name, options, BuildOptions(role, False), seed)
+        return ResolvedModel(text, module, None)
     if not _is_path(text):
         kinds = ", ".join(f"{kind}:NAME" for kind in BUILDERS)
         hint = f"unknown kind {prefix!r}" if colon else f"did you mean timm:{text}?"
@@ -100,19 +107,11 @@ def resolve_source(
     if text.partition(":")[0] in BUILDERS:
         raise SpecError(f"{text} is a model already: give {factory_spec} only beside the path of a checkpoint")
     table = resolve(text, role="source", allow_nonfinite=allow_nonfinite).table
-    module = _structure(factory_spec, seed)
+    module = resolve(factory_spec, role="target", seed=seed, meta=True).module
     if table is None or module is None:
         raise SpecError(f"{text} and {factory_spec} are no pair: give the path of a checkpoint and the spec of a model")
     _check_fit(table, module, factory_spec)
     return ResolvedModel(table.name, module, table)
-
-
-def _structure(factory: str, seed: int) -> nn.Module | None:
-    """Build on the meta device, or with values where the factory computes with them; a real error comes up again."""
-    try:
-        return resolve(factory, role="target", meta=True).module
-    except SpecError:
-        return resolve(factory, role="target", seed=seed).module
 
 
 def _is_path(text: str) -> bool:

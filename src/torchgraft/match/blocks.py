@@ -128,8 +128,8 @@ def _by_size(blocks: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
 def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], list[bool], list[int]]:
     """Number the different layers and the different elements.
 
-    Returns one layer of each kind, shape, stride and bias, the different elements as numbers of layers, whether each
-    is a block, and the number of every element.
+    Returns one layer of each look, the different elements as numbers of layers, whether each is a block, and the number
+    of every element.
     """
     layers: list[Layer] = []
     numbers: dict[object, int] = {}
@@ -138,7 +138,7 @@ def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], li
     for element in elements:
         key = []
         for layer in element.layers:
-            number = numbers.setdefault((layer.kind, layer.shape, layer.stride, layer.biased), len(layers))
+            number = numbers.setdefault(layer.look, len(layers))
             if number == len(layers):
                 layers.append(layer)
             key.append(number)

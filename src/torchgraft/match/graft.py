@@ -66,7 +66,7 @@ def _skeleton(layer: Layer) -> tuple[str, int]:
 
 def _pair_scores(target: Layers, source: Layers, scorer: Scorer) -> list[float]:
     """Score the layers at equal positions; layers that look alike to a scorer are scored once."""
-    keys = [[(layer.kind, layer.shape, layer.stride, layer.biased) for layer in layers] for layers in (target, source)]
+    keys = [[layer.look for layer in layers] for layers in (target, source)]
     sides = [dict(zip(key, layers, strict=True)) for key, layers in zip(keys, (target, source), strict=True)]
     table = scorer(list(sides[0].values()), list(sides[1].values()))
     rows, columns = ({key: number for number, key in enumerate(side)} for side in sides)

@@ -16,7 +16,7 @@ from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Move, Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
-from torchgraft.transfer.operators import OPERATORS, Operator, clip, embed, place, windows
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, clip, embed, place, windows
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
@@ -81,7 +81,7 @@ def apply_plan(
     tensors, hollow = _gathered(target)
     _check_target(plan, tensors)
     _check_source(plan, shape_of)
-    function = operator or choose(OPERATORS, plan.operator, "operator")
+    function = operator or _operator(plan)
     _check_moves(plan, target, tensors)
     fresh: frozenset[str] = frozenset()
     if hollow:
@@ -97,6 +97,13 @@ def apply_plan(
             if progress is not None:
                 progress(transfer.target)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
+
+
+def _operator(plan: Plan) -> Operator:
+    if plan.operator.startswith(CUSTOM):
+        name = plan.operator.removeprefix(CUSTOM)
+        raise ApplyError(f"the plan was made with an operator of your own, {name}: pass it again as operator={name}")
+    return choose(OPERATORS, plan.operator, "operator")
 
 
 def _outcome(tensors: Sequence[TensorPlan], fresh: frozenset[str]) -> tuple[TensorPlan, ...]:

@@ -7,6 +7,7 @@ order (``(out, in, kh, kw)`` for a convolution), and writes into the target's in
 from __future__ import annotations
 
 __all__ = [
+    "CUSTOM",
     "OPERATORS",
     "Operator",
     "Windows",
@@ -214,6 +215,9 @@ def _centred(target: int, source: int) -> tuple[slice, slice]:
     into, out_of = (target - size) // 2, (source - size) // 2
     return slice(into, into + size), slice(out_of, out_of + size)
 
+
+#: What a plan puts before the name of an operator of the user's own.
+CUSTOM = "custom: "
 
 #: Operators by name.
 OPERATORS: Mapping[str, Operator] = {

@@ -17,7 +17,7 @@ from torchgraft.plan import Plan
 from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan, TensorSpec, Transfer
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
-from torchgraft.transfer.operators import OPERATORS, Operator
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator
 from torchgraft.transfer.parametrized import determined_keys
 from torchgraft.transfer.rules import Context, graft_moves, paper_moves
 
@@ -38,7 +38,9 @@ class Method:
 
     def operator_name(self) -> str:
         """Name of the operator, for a plan that is printed or stored."""
-        return self.operator if isinstance(self.operator, str) else getattr(self.operator, "__name__", "operator")
+        return (
+            self.operator if isinstance(self.operator, str) else CUSTOM + getattr(self.operator, "__name__", "operator")
+        )
 
 
 #: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
