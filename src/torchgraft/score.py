@@ -115,8 +115,8 @@ def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None
     if target.shape is None or source.shape is None or len(target.shape) == len(source.shape):
         return None
     matrix, kernel = sorted((target.shape, source.shape), key=len)
-    if len(matrix) != 2 or not {target.kind, source.kind} <= _FLAT:
-        return None
+    if len(matrix) != 2 or not {target.kind, source.kind} <= _FLAT or target.biased != source.biased:
+        return None  # a classifier is not the convolution before a norm, whatever its shape
     flat = [(shape[0], prod(shape[1:])) for shape in (target.shape, source.shape)]
     return (flat[0], flat[1]) if prod(kernel[2:]) == 1 or flat[0][1] == flat[1][1] else None
 
