@@ -88,8 +88,9 @@ class Layer:
 
     @property
     def look(self) -> tuple[object, ...]:
-        """All that a score sees: layers that look alike are scored once."""
-        return self.kind, self.shape, self.stride, self.biased, self.heads
+        """What decides all that a score sees: layers that look alike are scored once."""
+        roles = [(spec.role, spec.units) for spec in self.tensors[:2]]
+        return self.kind, self.shape, self.stride, len(self.tensors), *roles
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,14 +84,11 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     scores = _by_kind(target, source, compatible)
     buffers = [i for i, layer in enumerate(target) if layer.kind.startswith("buffer")]
     scores[buffers] = np.floor(scores[buffers])
-    mixing = [np.array([layer.kind in DIMENSIONAL for layer in layers]) for layers in (target, source)]
-    biased = [np.array([layer.biased for layer in layers]) for layers in (target, source)]
-    scores[np.logical_and.outer(*mixing) & np.not_equal.outer(*biased)] *= _OTHER_PART
-    heads = [np.array([layer.heads for layer in layers]) for layers in (target, source)]
-    scores[np.logical_and.outer(heads[0] >= 0, heads[1] >= 0) & np.not_equal.outer(*heads)] *= _OTHER_PART
-    strides = [np.array([_stride_code(layer) for layer in layers]) for layers in (target, source)]
-    known = (strides[0] > 0)[:, None] & (strides[1] > 0)[None]
-    scores[known & (strides[0][:, None] != strides[1][None])] *= _NEARLY
+    marks = _marks(target)[:, :, None], _marks(source)[:, None, :]
+    (mixing, biased, heads, stride), (others_mix, other_bias, other_heads, other_stride) = marks
+    scores[(mixing & others_mix & (biased != other_bias)).astype(bool)] *= _OTHER_PART
+    scores[(heads >= 0) & (other_heads >= 0) & (heads != other_heads)] *= _OTHER_PART
+    scores[(stride > 0) & (other_stride > 0) & (stride != other_stride)] *= _NEARLY
     sides = [[n for n, layer in enumerate(layers) if layer.kind in _FLAT] for layers in (target, source)]
     for i, j in product(*sides):
         if target[i].kind != source[j].kind and (flat := flattened_shapes(target[i], source[j])):
@@ -99,11 +96,17 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     return scores
 
 
-def _stride_code(layer: Layer) -> int:
-    code = 0
-    for step in layer.stride:
-        code = 64 * code + step
-    return code
+def _marks(layers: Sequence[Layer]) -> NDArray[np.intp]:
+    """Rows over the layers: whether it mixes units, has a bias, the axis of its heads, a number for its stride."""
+    marks = np.zeros((4, len(layers)), np.intp)
+    marks[2] = -1
+    for number, layer in enumerate(layers):
+        if layer.kind in DIMENSIONAL:
+            code = 0
+            for step in layer.stride:
+                code = 64 * code + step
+            marks[:, number] = 1, layer.biased, layer.heads, code
+    return marks
 
 
 def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None:

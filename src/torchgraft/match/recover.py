@@ -46,8 +46,9 @@ def fill_blocks(chosen: Chosen, target: Elements, source: Elements) -> Chosen:
     for element in target:
         block = range(first, first + len(element.layers))
         first = block.stop
-        votes = Counter(homes[chosen[t].source] for t in block if t in chosen)
-        if len(block) > 1 and votes:
+        taken = [chosen[t].source for t in block if t in chosen]
+        votes = Counter(homes[s] for s in taken)
+        if len(block) > 1 and votes and len(set(taken)) < len(block):
             partner = votes.most_common(1)[0][0]
             others = dict(enumerate(source[partner].layers, starts[partner]))
             filled |= _equal_layers(dict(zip(block, element.layers, strict=True)), others, chosen)

@@ -1,0 +1,110 @@
+"""The same architecture in another library's code: after a transfer the target computes what the source did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import torchgraft as tg
+
+
+def trained_like(model: nn.Module) -> nn.Module:
+    """Give every tensor values of its own at a scale at which signals neither vanish nor explode."""
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                if key.endswith("running_var") or (tensor.ndim == 1 and key.endswith("weight")):
+                    tensor.uniform_(0.8, 1.2)
+                elif tensor.ndim > 1:
+                    tensor.normal_(0, max(1, tensor[0].numel()) ** -0.5)
+                else:
+                    tensor.normal_(0, 0.1)
+    return model.eval()
+
+
+def outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        found = model.eval()(images)
+    return getattr(found, "logits", found)
+
+
+def deviation(source: nn.Module, given: Any, target: nn.Module, size: int) -> float:
+    """Greatest deviation of the target's outputs after a transfer from ``given``, relative to the greatest output."""
+    images = torch.randn(2, 3, size, size)
+    report = tg.transfer(given, target)
+    assert report.counts() == {"copied": len(target.state_dict())}
+    expected = outputs(source, images)
+    return float((outputs(target, images) - expected).abs().max() / expected.abs().max())
+
+
+def transformers_vit() -> nn.Module:
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=192, num_hidden_layers=3, num_attention_heads=3, intermediate_size=768, num_labels=10,
+        layer_norm_eps=1e-6, hidden_act="gelu",
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config)
+
+
+def transformers_resnet() -> nn.Module:
+    import transformers
+
+    return transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=10, depths=[2, 2, 2, 2]))
+
+
+PAIRS: dict[str, tuple[Callable[[Any], nn.Module], str, dict[str, Any], int]] = {
+    "mobilenet_v2": (lambda tv: tv.models.mobilenet_v2(), "mobilenetv2_100", {}, 64),
+    "efficientnet_b0": (lambda tv: tv.models.efficientnet_b0(), "efficientnet_b0", {}, 64),
+    "mnasnet1_0": (lambda tv: tv.models.mnasnet1_0(), "mnasnet_100", {}, 64),
+    "swin_t": (lambda tv: tv.models.swin_t(), "swin_tiny_patch4_window7_224", {}, 224),
+    "transformers ViT": (lambda tv: transformers_vit(), "vit_tiny_patch16_224", {"depth": 3, "num_classes": 10}, 224),
+    "transformers ResNet": (
+        lambda tv: transformers_resnet(), "resnet50", {"layers": (2, 2, 2, 2), "num_classes": 10}, 64
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["module", "state dict", "sorted file"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_function_crosses_libraries(name: str, form: str, zoo: Any, tmp_path: Path) -> None:
+    timm, torchvision = zoo
+    build, architecture, options, size = PAIRS[name]
+    source = trained_like(build(torchvision))
+    given: Any = source
+    if form != "module":
+        given = {key: value.clone() for key, value in source.state_dict().items()}
+    if form == "sorted file":
+        save_file(given, tmp_path / "source.safetensors")
+        given = tmp_path / "source.safetensors"
+    assert deviation(source, given, timm.create_model(architecture, **options), size) < 1e-4
+
+
+def test_a_stride_tells_a_shortcut_from_its_neighbour(zoo: Any) -> None:
+    """RegNet lists its shortcut first in torchvision and last in timm; both convolutions have one shape."""
+    timm, torchvision = zoo
+    source = trained_like(torchvision.models.regnet_y_400mf())
+    assert deviation(source, source, timm.create_model("regnety_004"), 64) < 1e-4
+
+
+def test_a_head_may_be_linear_or_a_convolution(zoo: Any) -> None:
+    """MobileNetV3's first classifier layer is linear in torchvision and a 1×1 convolution in timm."""
+    timm, torchvision = zoo
+    source = trained_like(torchvision.models.mobilenet_v3_small())
+    target = timm.create_model("tf_mobilenetv3_small_100", pad_type="", bn_eps=1e-3)
+    assert deviation(source, source, target, 64) < 1e-4
+
+
+def test_a_model_is_read_again_when_it_changed() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    assert tg.plan(model, model).total == 58
+    model.append(nn.Linear(2, 2))
+    assert tg.plan(model, model).total == 64
+    model[2] = nn.Linear(2, 3)
+    assert tg.plan(model, model).total == 67
