@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import nn
@@ -111,10 +110,12 @@ def import_row() -> Row:
 def growth_rows() -> Iterator[Row]:
     """Planning and similarity of residual-block networks of 50 to 2,000 layers into one a tenth deeper and wider."""
     for layers in (50, 200, 500, 1000, 2000):
-        models = deep(layers, 32), deep(layers * 11 // 10, 48)
-        planned = median(partial(tg.plan, *models), 3)
-        alike = median(partial(tg.similarity, *models), 3)
-        figure = f"plan {milliseconds(planned)}, similarity {milliseconds(alike)}"
+
+        def build(layers: int = layers) -> tuple[nn.Module, nn.Module]:
+            return deep(layers, 32), deep(layers * 11 // 10, 48)
+
+        planned, alike = fresh_median(build, tg.plan, 3), fresh_median(build, tg.similarity, 3)
+        figure = f"plan {milliseconds(planned)}, similarity {milliseconds(alike)}, fresh"
         yield Row(f"growth: {layers} layers → {layers * 11 // 10}", figure)
 
 

@@ -20,7 +20,8 @@ from torchgraft.kinds import kind_of_type
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Layer, Network, Node, TensorSpec
 
-# Tensors of lazy modules, which have no shape before the first forward pass.
+# Tensors of lazy modules, which have no shape before the first forward pass. Asked for by class: their own isinstance
+# runs in Python, at a microsecond a tensor.
 _LAZY = (UninitializedParameter, UninitializedBuffer)
 
 
@@ -62,7 +63,7 @@ class _Reader:
         return own
 
     def _spec(self, key: str, role: str, tensor: Tensor, buffer: bool) -> TensorSpec:
-        if isinstance(tensor, _LAZY):
+        if tensor.__class__ in _LAZY:
             raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
         spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
         first = self.first_key.setdefault(id(tensor), key)
@@ -124,7 +125,7 @@ def _state(module: nn.Module) -> list[object]:
                     stack.append(child)
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or isinstance(tensor, _LAZY):
+                if tensor is None or tensor.__class__ in _LAZY:
                     state += name, tensor is None
                 else:
                     state += name, id(tensor), tensor.shape, tensor.dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["MEASURES", "both_directions", "directed", "symmetric"]
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def directed(source: Network, target: Network, method: Method) -> float:
     return both_directions(source, target, method)[0]
 
 
+@lru_cache(maxsize=32)
 def both_directions(source: Network, target: Network, method: Method) -> tuple[float, float]:
     """Return ``F(target, source)`` and ``F(source, target)``. Layer scores are symmetric and computed once."""
     elements = method.standardize(target), method.standardize(source)
