@@ -71,7 +71,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {name: path.read_bytes() if path.is_file() else None for name, path in found.items()}
 
 
-def refused(folder: Path, arguments: list[str], *told: str) -> str:
+def check_refused(folder: Path, arguments: list[str], *told: str) -> str:
     """Assert that a command is refused in one line that holds every word of ``told``, and changes no file."""
     before = everything(folder)
     result = CliRunner().invoke(app, arguments)
@@ -186,7 +186,7 @@ def test_a_broken_source(folder: Path, make: Callable[[], str], command: str) ->
         "similarity": ["similarity", name, LINEAR, "--json"],
         "rank": ["rank", "--target", LINEAR, "good.safetensors", name],
     }[command]
-    refused(folder, arguments, name)
+    check_refused(folder, arguments, name)
     assert not Path("exploded").exists()
 
 
@@ -194,12 +194,12 @@ def test_a_broken_source(folder: Path, make: Callable[[], str], command: str) ->
 def test_weights_that_are_no_numbers(folder: Path, value: float) -> None:
     weights = {"weight": torch.zeros(3, 4), "bias": torch.tensor([0, value, 0])}
     save_file(weights, "nan.safetensors")
-    refused(folder, transfer("nan.safetensors"), "nan.safetensors", "'bias'")
+    check_refused(folder, transfer("nan.safetensors"), "nan.safetensors", "'bias'")
 
 
 def test_a_wrong_factory(folder: Path) -> None:
-    refused(folder, transfer("good.safetensors", "--source", LAYER), "good.safetensors", LAYER)
-    refused(folder, transfer(LINEAR, "--source", LINEAR), LINEAR)
+    check_refused(folder, transfer("good.safetensors", "--source", LAYER), "good.safetensors", LAYER)
+    check_refused(folder, transfer(LINEAR, "--source", LINEAR), LINEAR)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_wrong_factory(folder: Path) -> None:
     ],
 )
 def test_a_target_that_cannot_be_built(folder: Path, spec: str, told: str) -> None:
-    refused(folder, transfer("good.safetensors", target=spec), told)
+    check_refused(folder, transfer("good.safetensors", target=spec), told)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_a_target_that_cannot_be_built(folder: Path, spec: str, told: str) -> No
     ],
 )
 def test_code_that_misbehaves(folder: Path, models: str, factory: str, told: str) -> None:
-    refused(folder, transfer("good.safetensors", target=models + factory), told)
-    refused(folder, ["plan", "good.safetensors", "--target", models + factory], told)
+    check_refused(folder, transfer("good.safetensors", target=models + factory), told)
+    check_refused(folder, ["plan", "good.safetensors", "--target", models + factory], told)
 
 
 @pytest.mark.parametrize(
@@ -257,15 +257,15 @@ def test_code_that_misbehaves(folder: Path, models: str, factory: str, told: str
     ],
 )
 def test_options_that_cannot_hold(folder: Path, options: list[str], told: str) -> None:
-    refused(folder, ["plan", LAYER, "--target", LAYER, "-o", "plan.json", *options], told)
+    check_refused(folder, ["plan", LAYER, "--target", LAYER, "-o", "plan.json", *options], told)
 
 
 def test_arguments_that_are_not_there(folder: Path) -> None:
-    refused(folder, ["frobnicate"], "frobnicate", "torchgraft --help")
-    refused(folder, ["plan"], "SOURCE", "torchgraft plan --help")
-    refused(folder, ["transfer", "good.safetensors", "--target", LINEAR], "--output")
-    refused(folder, ["rank", "--target", LINEAR], "SOURCE")
-    refused(folder, ["demo", "--output", "good.safetensors"], "good.safetensors is a file")
+    check_refused(folder, ["frobnicate"], "frobnicate", "torchgraft --help")
+    check_refused(folder, ["plan"], "SOURCE", "torchgraft plan --help")
+    check_refused(folder, ["transfer", "good.safetensors", "--target", LINEAR], "--output")
+    check_refused(folder, ["rank", "--target", LINEAR], "SOURCE")
+    check_refused(folder, ["demo", "--output", "good.safetensors"], "good.safetensors is a file")
 
 
 @pytest.mark.parametrize(
@@ -274,19 +274,19 @@ def test_arguments_that_are_not_there(folder: Path) -> None:
 )
 def test_a_label_file_that_is_none(folder: Path, content: bytes) -> None:
     Path("labels.json").write_bytes(content)
-    refused(folder, transfer("good.safetensors", "--labels", "labels.json"), "labels.json")
+    check_refused(folder, transfer("good.safetensors", "--labels", "labels.json"), "labels.json")
 
 
 def test_classes_that_do_not_exist(folder: Path) -> None:
     Path("labels.json").write_text('{"0": 99}')
-    refused(folder, transfer("good.safetensors", "--labels", "labels.json"), "99")
-    refused(folder, transfer("good.safetensors", "--labels", "gone.json"), "gone.json")
+    check_refused(folder, transfer("good.safetensors", "--labels", "labels.json"), "99")
+    check_refused(folder, transfer("good.safetensors", "--labels", "gone.json"), "gone.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"5", b'{"format": 99}', b"\xff\xfe", b"[" * 100000])
 def test_a_plan_file_that_is_none(folder: Path, content: bytes) -> None:
     Path("plan.json").write_bytes(content)
-    refused(folder, transfer("good.safetensors", "--plan", "plan.json"), "plan.json")
+    check_refused(folder, transfer("good.safetensors", "--plan", "plan.json"), "plan.json")
 
 
 @pytest.mark.parametrize(
@@ -312,15 +312,15 @@ def test_a_plan_that_was_tampered_with(folder: Path, path: tuple[str | int, ...]
         place = place[step]
     place[path[-1]] = value
     Path("plan.json").write_text(json.dumps(plan))
-    refused(folder, transfer("other.safetensors", "--plan", "plan.json"))
+    check_refused(folder, transfer("other.safetensors", "--plan", "plan.json"))
 
 
 def test_a_plan_for_another_pair(folder: Path) -> None:
     Path("plan.json").write_text(torchgraft.plan("good.safetensors", LINEAR).to_json())
-    refused(folder, transfer(LAYER, "--plan", "plan.json"), "another source")
-    refused(folder, transfer("good.safetensors", "--plan", "plan.json", target=LAYER), "another target")
-    refused(folder, transfer("good.safetensors", "--plan", "plan.json", "--method", "graft"), "drop --method")
-    refused(folder, transfer("good.safetensors", "--plan", "gone.json"), "gone.json")
+    check_refused(folder, transfer(LAYER, "--plan", "plan.json"), "another source")
+    check_refused(folder, transfer("good.safetensors", "--plan", "plan.json", target=LAYER), "another target")
+    check_refused(folder, transfer("good.safetensors", "--plan", "plan.json", "--method", "graft"), "drop --method")
+    check_refused(folder, transfer("good.safetensors", "--plan", "gone.json"), "gone.json")
 
 
 def test_outputs_that_cannot_be(folder: Path) -> None:
@@ -334,10 +334,12 @@ def test_outputs_that_cannot_be(folder: Path) -> None:
         "good.safetensors": "would destroy it",
         "./good.safetensors": "would destroy it",
     }.items():
-        refused(folder, transfer("good.safetensors", output=output), output.removeprefix("./"), told)
+        check_refused(folder, transfer("good.safetensors", output=output), output.removeprefix("./"), told)
     both = ["transfer", "good.safetensors", "--target", LINEAR, "-o", "x.safetensors", "--report", "./x.safetensors"]
-    refused(folder, both, "two names")
-    refused(folder, ["plan", "good.safetensors", "--target", LINEAR, "-o", "good.safetensors"], "would destroy it")
+    check_refused(folder, both, "two names")
+    check_refused(
+        folder, ["plan", "good.safetensors", "--target", LINEAR, "-o", "good.safetensors"], "would destroy it"
+    )
 
 
 def test_a_part_of_the_source_is_not_overwritten(folder: Path) -> None:
@@ -347,13 +349,15 @@ def test_a_part_of_the_source_is_not_overwritten(folder: Path) -> None:
             save_file(part, f"shards/{name}.safetensors")
         index = {"metadata": {}, "weight_map": {"weight": "a.safetensors", "bias": "b.safetensors"}}
         Path("shards/model.safetensors.index.json").write_text(json.dumps(index))
-        refused(folder, transfer(source, output="shards/a.safetensors"), "shards/a.safetensors", "would destroy it")
+        check_refused(
+            folder, transfer(source, output="shards/a.safetensors"), "shards/a.safetensors", "would destroy it"
+        )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(folder: Path) -> None:
     Path("sealed").mkdir(mode=0o500)
-    refused(folder, transfer("good.safetensors", output="sealed/out.safetensors"), "no permission")
+    check_refused(folder, transfer("good.safetensors", output="sealed/out.safetensors"), "no permission")
 
 
 def test_a_disk_that_fills_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +366,7 @@ def test_a_disk_that_fills_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(saving, "save_file", full)
-    refused(folder, transfer("good.safetensors"), "out.safetensors cannot be written: No space left on device")
+    check_refused(folder, transfer("good.safetensors"), "out.safetensors cannot be written: No space left on device")
 
 
 @pytest.mark.parametrize(

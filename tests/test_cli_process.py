@@ -1,5 +1,6 @@
 """The command as a process of its own: on a terminal, in a pipe, under signals and limits."""
 
+import contextlib
 import os
 import pty
 import re
@@ -60,11 +61,9 @@ def on_terminal(arguments: list[str], **environment: str) -> str:
     )
     os.close(follower)
     written = b""
-    try:
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
         while chunk := os.read(leader, 65536):
             written += chunk
-    except OSError:  # how Linux says that the other end is closed
-        pass
     os.close(leader)
     assert process.wait(30) == 0
     return written.decode()

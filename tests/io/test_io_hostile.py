@@ -34,7 +34,7 @@ def read(path: Path | str, key: str | None) -> None:
         table.load(key)
 
 
-def refused(path: Path | str, match: str, key: str | None = None) -> None:
+def check_refused(path: Path | str, match: str, key: str | None = None) -> None:
     """Assert that opening (or loading ``key``) fails in one line that names the file."""
     with pytest.raises(CheckpointError, match=match) as caught:
         read(path, key)
@@ -84,18 +84,18 @@ LIES = {
 def test_lying_safetensors(tmp_path: Path, case: str) -> None:
     content, match = LIES[case]
     (tmp_path / "bad.safetensors").write_bytes(content)
-    refused(tmp_path / "bad.safetensors", match)
+    check_refused(tmp_path / "bad.safetensors", match)
 
 
 def test_boolean_bytes_above_one(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(raw(f'{{"a":{entry(0, 1, dtype="BOOL")}}}'.encode(), b"\x07"))
-    refused(tmp_path / "bad.safetensors", "bytes above 1", key="a")
+    check_refused(tmp_path / "bad.safetensors", "bytes above 1", key="a")
 
 
 def test_nan_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     save_file({"a": torch.tensor([1.0, float("nan")])}, path)
-    refused(path, "holds NaN in 'a'.*allow_nonfinite=True", key="a")
+    check_refused(path, "holds NaN in 'a'.*allow_nonfinite=True", key="a")
     assert open_table(path, allow_nonfinite=True).load("a").isnan().any()
 
 
@@ -110,7 +110,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         cut = tmp_path / f"cut-{source}"
         for keep in range(1, len(content), max(1, len(content) // 23)):
             cut.write_bytes(content[:keep])
-            refused(cut, "save it again|or is damaged")
+            check_refused(cut, "save it again|or is damaged")
 
 
 def test_random_damage_is_refused_or_harmless(tmp_path: Path) -> None:
@@ -153,25 +153,25 @@ def test_file_truncated_after_it_was_opened(tmp_path: Path) -> None:
 def test_pickle_bomb_does_not_go_off(tmp_path: Path, name: str) -> None:
     proof = tmp_path / "proof"
     torch.save({"state_dict": {"w": torch.ones(1)}, "x": Bomb(proof)}, tmp_path / name)
-    refused(tmp_path / name, "system.*never executes pickles: resave")
+    check_refused(tmp_path / name, "system.*never executes pickles: resave")
     (tmp_path / name).write_bytes(pickle.dumps({"w": Bomb(proof)}))
-    refused(tmp_path / name, "never executes pickles: resave")
+    check_refused(tmp_path / name, "never executes pickles: resave")
     assert not proof.exists()
 
 
 def test_npz_pickle_bomb_does_not_go_off(tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     np.savez(tmp_path / "bomb.npz", w=np.array([Bomb(proof)], dtype=object))
-    refused(tmp_path / "bomb.npz", "never executes: save arrays of numbers")
+    check_refused(tmp_path / "bomb.npz", "never executes: save arrays of numbers")
     assert not proof.exists()
 
 
 def test_whole_module_and_script(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    refused(tmp_path / "module.pt", r"torch.nn.modules.linear.Linear.*torch.save\(model.state_dict\(\), path\)")
+    check_refused(tmp_path / "module.pt", r"torch.nn.modules.linear.Linear.*torch.save\(model.state_dict\(\), path\)")
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("script/constants.pkl", b"")
-    refused(tmp_path / "script.pt", "TorchScript program")
+    check_refused(tmp_path / "script.pt", "TorchScript program")
 
 
 def test_compressed_torch_archive(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_compressed_torch_archive(tmp_path: Path) -> None:
     ):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
-    refused(tmp_path / "zip.pt", "compressed archive")
+    check_refused(tmp_path / "zip.pt", "compressed archive")
 
 
 CONTENTS: dict[str, tuple[object, str]] = {
@@ -203,7 +203,7 @@ CONTENTS: dict[str, tuple[object, str]] = {
 def test_wrong_contents(tmp_path: Path, case: str) -> None:
     content, match = CONTENTS[case]
     torch.save(content, tmp_path / "wrong.pt")
-    refused(tmp_path / "wrong.pt", match)
+    check_refused(tmp_path / "wrong.pt", match)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -221,27 +221,27 @@ def write_npz(path: Path, members: list[tuple[str, bytes]], method: int = zipfil
 def test_npz_with_a_lying_shape(tmp_path: Path) -> None:
     header = npy(np.ones(4, np.float32)).replace(b"(4,)", b"(9,)")
     write_npz(tmp_path / "lie.npz", [("w.npy", header)])
-    refused(tmp_path / "lie.npz", "shape \\(9,\\)")
+    check_refused(tmp_path / "lie.npz", "shape \\(9,\\)")
 
 
 def test_npz_with_a_corrupt_value(tmp_path: Path) -> None:
     write_npz(tmp_path / "bad.npz", [("w.npy", npy(np.full(64, 7, np.uint8)))])
     content = (tmp_path / "bad.npz").read_bytes()
     (tmp_path / "bad.npz").write_bytes(content.replace(bytes([7] * 64), bytes([7] * 63 + [8])))
-    refused(tmp_path / "bad.npz", "not a complete array .*CRC|cannot be read .*CRC", key="w")
+    check_refused(tmp_path / "bad.npz", "not a complete array .*CRC|cannot be read .*CRC", key="w")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_npz_that_is_no_table_of_numbers(tmp_path: Path) -> None:
     one = npy(np.ones(1))
     write_npz(tmp_path / "twice.npz", [("w.npy", one), ("w.npy", one)])
-    refused(tmp_path / "twice.npz", "'w' twice")
+    check_refused(tmp_path / "twice.npz", "'w' twice")
     write_npz(tmp_path / "text.npz", [("w.npy", npy(np.array(["a"])))])
-    refused(tmp_path / "text.npz", "is of type <U1")
+    check_refused(tmp_path / "text.npz", "is of type <U1")
     write_npz(tmp_path / "member.npz", [("readme.txt", b"hello")])
-    refused(tmp_path / "member.npz", "not a complete array")
+    check_refused(tmp_path / "member.npz", "not a complete array")
     write_npz(tmp_path / "none.npz", [])
-    refused(tmp_path / "none.npz", "holds no tensors")
+    check_refused(tmp_path / "none.npz", "holds no tensors")
 
 
 def test_npz_that_claims_to_unpack_to_a_terabyte(tmp_path: Path) -> None:
@@ -251,32 +251,32 @@ def test_npz_that_claims_to_unpack_to_a_terabyte(tmp_path: Path) -> None:
     place = content.index(b"PK\x01\x02")
     content[place + 24 : place + 28] = struct.pack("<I", 0xFFFFFFF0)  # the uncompressed size in the directory
     (tmp_path / "bomb.npz").write_bytes(content)
-    refused(tmp_path / "bomb.npz", "claims to unpack to 4294967280 bytes")
+    check_refused(tmp_path / "bomb.npz", "claims to unpack to 4294967280 bytes")
 
 
 def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
-    refused(tmp_path / "gone.safetensors", "does not exist")
+    check_refused(tmp_path / "gone.safetensors", "does not exist")
     (tmp_path / "empty.pt").touch()
-    refused(tmp_path / "empty.pt", "is empty")
+    check_refused(tmp_path / "empty.pt", "is empty")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", "holds no checkpoint")
+    check_refused(tmp_path / "folder", "holds no checkpoint")
     np.save(tmp_path / "one.npy", np.ones(3))
-    refused(tmp_path / "one.npy", "numpy.savez")
+    check_refused(tmp_path / "one.npy", "numpy.savez")
     (tmp_path / "a.h5").write_bytes(b"x")
-    refused(tmp_path / "a.h5", "Keras")
+    check_refused(tmp_path / "a.h5", "Keras")
     (tmp_path / "a.txt").write_bytes(b"x")
-    refused(tmp_path / "a.txt", "convert it to safetensors")
+    check_refused(tmp_path / "a.txt", "convert it to safetensors")
 
 
 def test_folder_with_several_checkpoints(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         save_file({"a": torch.ones(1)}, tmp_path / name)
-    refused(tmp_path, "several checkpoints \\(a.safetensors, b.safetensors\\)")
+    check_refused(tmp_path, "several checkpoints \\(a.safetensors, b.safetensors\\)")
 
 
 def test_place_in_a_file_without_places(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
-    refused(f"{tmp_path / 'a.safetensors'}#teacher", "drop '#teacher'")
+    check_refused(f"{tmp_path / 'a.safetensors'}#teacher", "drop '#teacher'")
 
 
 INDEXES = {
@@ -300,9 +300,9 @@ def test_index(tmp_path: Path, case: str) -> None:
     content, match = INDEXES[case]
     save_file({"a": torch.ones(1)}, tmp_path / "s.safetensors")
     (tmp_path / "m.safetensors.index.json").write_text(json.dumps(content))
-    refused(tmp_path / "m.safetensors.index.json", match)
+    check_refused(tmp_path / "m.safetensors.index.json", match)
 
 
 def test_index_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors.index.json").write_text("[" * 100_000)
-    refused(tmp_path / "m.safetensors.index.json", "no shard index")
+    check_refused(tmp_path / "m.safetensors.index.json", "no shard index")
