@@ -105,6 +105,8 @@ def start(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and whoever runs these tests may be one.
+        preexec_fn=options.pop("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)),
         **options,
     )
 
