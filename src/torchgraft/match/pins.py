@@ -41,10 +41,6 @@ class Pins:
         """Tell whether a target tensor is excluded."""
         return any(is_below(key, path) for path in self.exclude_target)
 
-    def pins_target(self, path: str) -> bool:
-        """Tell whether a target layer is pinned."""
-        return any(is_below(path, pinned) for pinned, _ in self.pairs)
-
 
 #: Nothing pinned, nothing excluded.
 NO_PINS = Pins()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_meta", "materialize"]
+__all__ = ["materialize"]
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
@@ -29,11 +29,6 @@ _NEITHER = 255  # a byte that is neither of the two values of a bool
 
 # What a batch norm that has seen nothing holds.
 _STATISTICS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
-
-
-def is_meta(module: nn.Module) -> bool:
-    """Tell whether any tensor of ``module`` is on the meta device."""
-    return any(tensor.is_meta for _, _, tensor in _slots(module))
 
 
 def _slots(module: nn.Module) -> Iterator[tuple[str, Slot, Tensor]]:
