@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Values", "apply_plan", "stored_tensors"]
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -90,10 +90,10 @@ def apply_plan(
         served = {one.key for one in plan.tensors if trusted and one.source and one.elements >= one.size}
         fresh = materialize(target, served, seed)
         tensors = stored_tensors(target)
-    generator = torch.Generator().manual_seed(seed)
+    work = _Work(plan, function, torch.Generator().manual_seed(seed), values, tensors, target)
     with torch.no_grad():
         for transfer in plan.transfers:
-            _write(transfer, plan, function, generator, values, tensors, target)
+            _write(transfer, work)
             if progress is not None:
                 progress(transfer.target)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
@@ -115,78 +115,74 @@ def _outcome(tensors: Sequence[TensorPlan], fresh: frozenset[str]) -> tuple[Tens
     )
 
 
-def _write(
-    transfer: Transfer,
-    plan: Plan,
-    operator: Operator,
-    generator: torch.Generator,
-    values: Values,
-    tensors: Mapping[str, Tensor],
-    target: nn.Module,
-) -> None:
-    rest = [move for move in transfer.moves if not _placed(move, transfer.kind, operator, values, tensors)]
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What stays the same from layer to layer while a plan is carried out."""
+
+    plan: Plan
+    operator: Operator
+    generator: torch.Generator
+    values: Values
+    tensors: Mapping[str, Tensor]
+    target: nn.Module
+
+
+def _write(transfer: Transfer, work: _Work) -> None:
+    rest = [move for move in transfer.moves if not _placed(move, transfer.kind, work)]
     if rest:
-        _operate(replace(transfer, moves=tuple(rest)), plan, operator, generator, values, tensors, target)
+        _operate(replace(transfer, moves=tuple(rest)), work)
 
 
-def _placed(move: Move, kind: str, operator: Operator, values: Values, tensors: Mapping[str, Tensor]) -> bool:
+def _placed(move: Move, kind: str, work: _Work) -> bool:
     """Write a stored tensor whose place is plain arithmetic on two shapes: nearly all of them, at little cost."""
     into, out_of = move.target, move.source
     if move.prepare or into.units or out_of.units or into.part or out_of.part or into.transpose or out_of.transpose:
         return False
-    whole = tensors.get(into.key)
+    whole = work.tensors.get(into.key)
     if whole is None:
         return False
     if move.operator == "copy":
-        value = values(out_of.key)
+        value = work.values(out_of.key)
         if value.ndim == whole.ndim:
             whole.copy_(value)
             return True
         return False
-    if operator is not embed and operator is not clip:
+    if work.operator is not embed and work.operator is not clip:
         return False
-    value = values(out_of.key)
+    value = work.values(out_of.key)
     if len(into.shape) != whole.ndim or len(out_of.shape) != value.ndim:
         return False
-    place(whole, value, windows(kind, into.role, into.shape, out_of.shape, move.lead, operator is embed))
+    place(whole, value, windows(kind, into.role, into.shape, out_of.shape, move.lead, work.operator is embed))
     return True
 
 
-def _operate(
-    transfer: Transfer,
-    plan: Plan,
-    operator: Operator,
-    generator: torch.Generator,
-    values: Values,
-    tensors: Mapping[str, Tensor],
-    target: nn.Module,
-) -> None:
+def _operate(transfer: Transfer, work: _Work) -> None:
     """Write the moves of a layer that need more: parts, units, preparations, computed weights, other operators."""
     into: dict[str, Tensor] = {}
     out_of: dict[str, Tensor] = {}
     finish: list[Callable[[], object]] = []
     moves = []
     for move in transfer.moves:
-        whole = tensors.get(move.target.key)
+        whole = work.tensors.get(move.target.key)
         if whole is None:
-            whole = computed_value(target, move.target.key).clone()
-            finish.append(partial(set_computed, target, move.target.key, whole))
-        value = _view(values(move.source.key), move.source)
+            whole = computed_value(work.target, move.target.key).clone()
+            finish.append(partial(set_computed, work.target, move.target.key, whole))
+        value = _view(work.values(move.source.key), move.source)
         view = _view(whole, move.target)
         if move.operator == "copy":
             view.copy_(value)
             continue
         if "select_labels" in move.prepare:
-            axis, rows = mapped_rows(view, move, plan.labels)
+            axis, rows = mapped_rows(view, move, work.plan.labels)
             chosen = view.index_select(axis, rows)
             finish.insert(0, partial(view.index_copy_, axis, rows, chosen))
             view = chosen
         for name in move.prepare:
-            value = PREPARATIONS[name](value, view, move, plan.labels)
+            value = PREPARATIONS[name](value, view, move, work.plan.labels)
         into[move.target.role], out_of[move.target.role] = view, value
         moves.append(move)
     if moves:
-        operator(into, out_of, replace(transfer, moves=tuple(moves)), generator)
+        work.operator(into, out_of, replace(transfer, moves=tuple(moves)), work.generator)
     for step in finish:
         step()
 
