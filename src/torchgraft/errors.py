@@ -5,14 +5,15 @@
     ├── SpecError                    a model, strategy or option that does not exist
     ├── PlanError                    two networks that cannot be planned (a lazy module, a wrong plan file)
     │   └── PinError                 a pin or an exclusion that cannot hold
-    └── ApplyError                   a plan that does not fit the tensors it is applied to
+    ├── ApplyError                   a plan that does not fit the tensors it is applied to
+    └── LabError                     an experiment that cannot be run: its data, its record or its store
 
 Each message is one sentence that names the thing and then the fix, so that a command line can print it as it is.
 """
 
 from __future__ import annotations
 
-__all__ = ["ApplyError", "CheckpointError", "GraftError", "PinError", "PlanError", "SpecError", "choose"]
+__all__ = ["ApplyError", "CheckpointError", "GraftError", "LabError", "PinError", "PlanError", "SpecError", "choose"]
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -43,6 +44,10 @@ class PinError(PlanError):
 
 class ApplyError(GraftError):
     """A plan that does not fit the tensors it is applied to."""
+
+
+class LabError(GraftError):
+    """An experiment of the lab that cannot be run: its data, its record or its store is at fault."""
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:

@@ -7,12 +7,13 @@ __all__ = ["Plan", "Report"]
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torchgraft.errors import PlanError
 from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
+from torchgraft.windows import windows_of
 
 _FORMAT = 1
 
@@ -73,7 +74,7 @@ class Plan(_Ledger):
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         head = {name: getattr(self, name) for name in self.fields}
-        transfers, tensors = [asdict(one) for one in self.transfers], [asdict(one) for one in self.tensors]
+        transfers, tensors = [_transfer_data(one) for one in self.transfers], [asdict(one) for one in self.tensors]
         return {"format": _FORMAT, **head, "transfers": transfers, "tensors": tensors}
 
     def to_json(self) -> str:
@@ -161,19 +162,26 @@ def _spec(data: dict[str, Any]) -> TensorSpec:
     return TensorSpec(**{**data, "shape": tuple(data["shape"]), "part": part, "units": units})
 
 
+def _transfer_data(transfer: Transfer) -> dict[str, Any]:
+    """The transfer as plain data, without what follows from it."""
+    data = asdict(replace(transfer, moves=tuple(replace(move, windows=None) for move in transfer.moves)))
+    for move in data["moves"]:
+        del move["windows"]
+    return data
+
+
 def _transfer(data: dict[str, Any]) -> Transfer:
-    moves = tuple(
-        Move(
-            _spec(move["target"]),
-            _spec(move["source"]),
-            str(move["operator"]),
-            int(move["elements"]),
-            tuple(move["prepare"]),
-            tuple(move["lead"]),
-        )
-        for move in data["moves"]
-    )
+    if not isinstance(data["kind"], str):
+        raise TypeError(f"the kind of {data['target']} is {data['kind']!r}")
+    moves = tuple(_move(move, data["kind"]) for move in data["moves"])
     return Transfer(**{**data, "moves": moves})
+
+
+def _move(data: dict[str, Any], kind: str) -> Move:
+    into, out_of, operator = _spec(data["target"]), _spec(data["source"]), str(data["operator"])
+    prepare, lead = tuple(data["prepare"]), tuple(data["lead"])
+    windows = None if prepare else windows_of(kind, into, out_of, operator, lead)
+    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, windows)
 
 
 def _tensor_plan(data: dict[str, Any]) -> TensorPlan:

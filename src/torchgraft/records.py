@@ -18,9 +18,11 @@ __all__ = [
     "TensorPlan",
     "TensorSpec",
     "Transfer",
+    "Window",
+    "Windows",
 ]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 Shape = tuple[int, ...]
@@ -144,11 +146,40 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A box in a tensor: ``steps`` are ``(axis, start, length)`` for each axis that is not whole.
+
+    ``shape``, ``strides`` and ``offset`` are those of the box in a contiguous tensor, in elements.
+    """
+
+    steps: tuple[tuple[int, int, int], ...]
+    shape: Shape
+    strides: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where a tensor is written and where it is read, and the boxes that are set to zero first."""
+
+    into: Window
+    out_of: Window
+    silent: tuple[Window, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.into.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """One tensor (or part) of the target and the tensor (or part) of the source it is filled from.
 
     ``prepare`` names what is done to the source first (resampling a patch kernel, say); ``lead`` lists the axes that
     are aligned at their start instead of their centre; ``elements`` counts the target elements the source determines.
+    ``windows`` say it all where the move is plain arithmetic on two shapes; elsewhere the operator works on tensors.
+    They follow from the rest, so they are no part of a stored plan.
     """
 
     target: TensorSpec
@@ -157,6 +188,7 @@ class Move:
     elements: int
     prepare: tuple[str, ...] = ()
     lead: tuple[int, ...] = ()
+    windows: Windows | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

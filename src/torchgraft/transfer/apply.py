@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
-from torchgraft.records import Move, Shape, TensorPlan, TensorSpec, Transfer
+from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
-from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, clip, embed, place, windows
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
@@ -34,22 +34,22 @@ def _gathered(module: nn.Module) -> tuple[dict[str, Tensor], bool]:
     """Return the stored tensors by key, and whether any tensor, stored or not, is on the meta device."""
     tensors: dict[str, Tensor] = {}
     others: list[Tensor] = []
-
-    def gather(part: nn.Module, prefix: str) -> None:
-        for name, parameter in part._parameters.items():
+    stack = [("", module.__dict__)]  # asking the modules themselves would cost twice as much
+    while stack:
+        prefix, held = stack.pop()
+        for name, parameter in held["_parameters"].items():
             if parameter is not None:
                 tensors[prefix + name] = parameter
-        if part._buffers:
-            for name, buffer in part._buffers.items():
-                if buffer is not None and name not in part._non_persistent_buffers_set:
-                    tensors[prefix + name] = buffer
-                elif buffer is not None:
-                    others.append(buffer)
-        for name, child in part._modules.items():
-            if child is not None and (child._parameters or child._buffers or child._modules):
-                gather(child, f"{prefix}{name}.")
-
-    gather(module, "")
+        for name, buffer in held["_buffers"].items():
+            if buffer is not None and name not in held["_non_persistent_buffers_set"]:
+                tensors[prefix + name] = buffer
+            elif buffer is not None:
+                others.append(buffer)
+        for name, child in reversed(held["_modules"].items()):
+            if child is not None:
+                inner = child.__dict__
+                if inner["_parameters"] or inner["_buffers"] or inner["_modules"]:
+                    stack.append((f"{prefix}{name}.", inner))
     return tensors, any(tensor.is_meta for tensor in (*tensors.values(), *others))
 
 
@@ -90,12 +90,12 @@ def apply_plan(
         served = {one.key for one in plan.tensors if trusted and one.source and one.elements >= one.size}
         fresh = materialize(target, served, seed)
         tensors = stored_tensors(target)
-    work = _Work(plan, function, torch.Generator().manual_seed(seed), values, tensors, target)
+    work = _Work(plan, function, torch.Generator().manual_seed(seed), values, tensors, target, progress)
+    rest = plan.transfers if operator is not None else _place(work)
     with torch.no_grad():
-        for transfer in plan.transfers:
-            _write(transfer, work)
-            if progress is not None:
-                progress(transfer.target)
+        for transfer in rest:
+            _operate(transfer, work)
+            work.tell(transfer)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
 
 
@@ -125,35 +125,62 @@ class _Work:
     values: Values
     tensors: Mapping[str, Tensor]
     target: nn.Module
+    progress: Callable[[str], None] | None
+
+    def tell(self, transfer: Transfer) -> None:
+        """Say that a layer is done."""
+        if self.progress is not None:
+            self.progress(transfer.target)
 
 
-def _write(transfer: Transfer, work: _Work) -> None:
-    rest = [move for move in transfer.moves if not _placed(move, transfer.kind, work)]
-    if rest:
-        _operate(replace(transfer, moves=tuple(rest)), work)
+# Elements that may wait to be written: what waits of a file is held in memory, so it is a share that nobody misses.
+_WAITING = 1 << 16
 
 
-def _placed(move: Move, kind: str, work: _Work) -> bool:
-    """Write a stored tensor whose place is plain arithmetic on two shapes: nearly all of them, at little cost."""
-    into, out_of = move.target, move.source
-    if move.prepare or into.units or out_of.units or into.part or out_of.part or into.transpose or out_of.transpose:
-        return False
-    whole = work.tensors.get(into.key)
-    if whole is None:
-        return False
-    if move.operator == "copy":
-        value = work.values(out_of.key)
-        if value.ndim == whole.ndim:
-            whole.copy_(value)
-            return True
-        return False
-    if work.operator is not embed and work.operator is not clip:
-        return False
-    value = work.values(out_of.key)
-    if len(into.shape) != whole.ndim or len(out_of.shape) != value.ndim:
-        return False
-    place(whole, value, windows(kind, into.role, into.shape, out_of.shape, move.lead, work.operator is embed))
-    return True
+def _place(work: _Work) -> list[Transfer]:
+    """Write the stored tensors whose place is plain arithmetic on two shapes, nearly all; return what is left to do.
+
+    Torch is asked once for many of them: the calls would cost as much as the copies.
+    """
+    rest: list[Transfer] = []
+    silent: list[Tensor] = []
+    into: list[Tensor] = []
+    out_of: list[Tensor] = []
+    waiting = 0
+
+    def write() -> None:
+        if silent:
+            torch._foreach_zero_(silent)
+        if into:
+            torch._foreach_copy_(into, out_of)
+        for boxes in (silent, into, out_of):
+            boxes.clear()
+
+    with torch.inference_mode():  # where a view costs less
+        for transfer in work.plan.transfers:
+            left = []
+            for move in transfer.moves:
+                windows = move.windows
+                whole = None if windows is None else work.tensors.get(move.target.key)
+                value = None if whole is None else work.values(move.source.key)
+                if windows is None or whole is None or value is None or not whole.ndim == value.ndim == windows.rank:
+                    left.append(move)  # a convolution seen as a matrix, say
+                    continue
+                if windows.into.steps:
+                    silent += [seen(whole, rim) for rim in windows.silent]
+                    whole = seen(whole, windows.into)
+                into.append(whole)
+                out_of.append(seen(value, windows.out_of))
+                waiting += move.elements
+            if waiting > _WAITING:
+                write()
+                waiting = 0
+            if left:
+                rest.append(replace(transfer, moves=tuple(left)))
+            else:
+                work.tell(transfer)
+        write()
+    return rest
 
 
 def _operate(transfer: Transfer, work: _Work) -> None:
@@ -212,10 +239,12 @@ def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
 def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Find before anything is written what a move would stumble over."""
     moves = [move for transfer in plan.transfers for move in transfer.moves]
-    check_available(moves)
-    for move in moves:
+    prepared = [move for move in moves if move.prepare]
+    check_available(prepared)
+    for move in prepared:
         if "select_labels" in move.prepare:
             check_labels(plan.labels, class_axis(move), move.target, move.source)
+    for move in moves:
         if move.target.key not in tensors and unsettable(target, move.target.key):
             raise ApplyError(
                 f"{move.target.key} is computed by a parametrization without right_inverse: "
@@ -226,10 +255,10 @@ def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -
 def _check_source(plan: Plan, shape_of: Callable[[str], Shape | None]) -> None:
     for transfer in plan.transfers:
         for move in transfer.moves:
-            key = move.source.key
-            actual = shape_of(key)
+            actual = shape_of(move.source.key)
             if actual == move.source.shape:
                 continue
+            key = move.source.key
             if actual is None:
                 raise ApplyError(f"the plan was made for another source: it has no tensor {key}; make the plan anew")
             shape = _stored_shape(move.source)

@@ -10,27 +10,25 @@ __all__ = [
     "CUSTOM",
     "OPERATORS",
     "Operator",
-    "Windows",
     "clip",
     "clip_normalized",
     "embed",
     "full",
     "magnitude",
     "place",
-    "windows",
+    "seen",
 ]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchgraft.kinds import input_axis, output_axis
-from torchgraft.records import Move, Shape, Transfer
+from torchgraft.kinds import output_axis
+from torchgraft.records import Move, Transfer, Window, Windows
+from torchgraft.windows import centred_windows, outputs_of
 
 Tensors = Mapping[str, Tensor]
 
@@ -45,7 +43,7 @@ def clip(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.
     """Centre crop into centre crop, kernel included; the rim keeps the target's own values (appendix A.2)."""
     for move in transfer.moves:
         t, s, lead, _ = _aligned(target[move.target.role], source[move.target.role], move)
-        place(t, s, _centred_windows(tuple(t.shape), tuple(s.shape), lead, None))
+        place(t, s, centred_windows(tuple(t.shape), tuple(s.shape), lead, None))
 
 
 def clip_normalized(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
@@ -126,71 +124,32 @@ def embed(target: Tensors, source: Tensors, transfer: Transfer, generator: torch
     """
     for move in transfer.moves:
         t, s, lead, widths = _aligned(target[move.target.role], source[move.target.role], move)
-        axis = _outputs(transfer.kind, move.target.role)
+        axis = outputs_of(transfer.kind, move.target.role)
         first = sum(widths[:axis])
         outputs = None if axis is None else tuple(range(first, first + widths[axis]))
-        place(t, s, _centred_windows(tuple(t.shape), tuple(s.shape), lead, outputs))
-
-
-Narrow = tuple[tuple[int, int, int], ...]  # axis, start, length
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Where a tensor is written and read, axis by axis; ``silent`` are the stretches that are set to zero."""
-
-    into: Narrow
-    out_of: Narrow
-    silent: tuple[Narrow, ...]
-
-
-def windows(kind: str, role: str, target: Shape, source: Shape, lead: tuple[int, ...], quiet: bool) -> Windows:
-    """Return the windows of a tensor without inner units; ``quiet`` silences its new inputs, as :func:`embed` does."""
-    outputs = _outputs(kind, role) if quiet else None
-    return _centred_windows(target, source, lead, None if outputs is None else (outputs,))
-
-
-@lru_cache(maxsize=1 << 14)
-def _centred_windows(target: Shape, source: Shape, lead: tuple[int, ...], outputs: tuple[int, ...] | None) -> Windows:
-    """Centre into centre, start into start along the axes in ``lead``.
-
-    ``outputs`` are the axes that count outputs: where another axis grows, the outputs that come from the source are
-    silent but for what the source gives them.
-    """
-    into, out_of = [], []
-    for axis, (t, s) in enumerate(zip(target, source, strict=True)):
-        size = min(t, s)
-        if t > s:
-            into.append((axis, 0 if axis in lead else (t - size) // 2, size))
-        elif s > t:
-            out_of.append((axis, 0 if axis in lead else (s - size) // 2, size))
-    silent = []
-    if outputs is not None:
-        rows = tuple(one for one in into if one[0] in outputs)
-        for axis, start, size in into:
-            rims = ((0, start), (start + size, target[axis] - start - size))
-            silent += [(*rows, (axis, first, length)) for first, length in rims if length and axis not in outputs]
-    return Windows(tuple(into), tuple(out_of), tuple(silent))
+        place(t, s, centred_windows(tuple(t.shape), tuple(s.shape), lead, outputs))
 
 
 def place(target: Tensor, source: Tensor, windows: Windows) -> None:
     """Write one window of ``source`` into one of ``target``."""
     for rim in windows.silent:
-        _narrowed(target, rim).zero_()
-    _narrowed(target, windows.into).copy_(_narrowed(source, windows.out_of))
+        seen(target, rim).zero_()
+    seen(target, windows.into).copy_(seen(source, windows.out_of))
 
 
-def _narrowed(tensor: Tensor, steps: Narrow) -> Tensor:
-    for axis, start, length in steps:
+# Types whose memory is all theirs: a sharded tensor has no strides to speak of.
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def seen(tensor: Tensor, window: Window) -> Tensor:
+    """Return the view of ``tensor`` through ``window``: in one step where it is contiguous, axis by axis elsewhere."""
+    if not window.steps:
+        return tensor
+    if tensor.__class__ in _PLAIN and tensor.is_contiguous():
+        return tensor.as_strided(window.shape, window.strides, tensor.storage_offset() + window.offset)
+    for axis, start, length in window.steps:
         tensor = tensor.narrow(axis, start, length)
     return tensor
-
-
-def _outputs(kind: str, role: str) -> int | None:
-    """Axis of the outputs of a tensor that mixes inputs into outputs, ``None`` for every other one."""
-    if kind == "embedding" or input_axis(kind, role) is None:
-        return None
-    return output_axis(kind, role)
 
 
 def _aligned(target: Tensor, source: Tensor, move: Move) -> tuple[Tensor, Tensor, tuple[int, ...], list[int]]:

@@ -12,6 +12,7 @@ from torchgraft.errors import ApplyError
 from torchgraft.kinds import GATES, output_axis
 from torchgraft.records import Layer, Move, Shape, TensorSpec
 from torchgraft.score import flattened_shapes
+from torchgraft.windows import windows_of
 
 _POSITION = ("pos_embed", "position_embedding", "pos_embedding", "positional_embedding")
 _RELATIVE = ("relative_position_bias_table",)
@@ -47,7 +48,8 @@ def paper_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move
         if other is not None and not _obstacle(spec, other):
             same = spec.shape == other.shape and context.operator in IDENTITIES
             operator = "copy" if same else context.operator
-            yield Move(spec, other, operator, _elements(operator, spec, other))
+            windows = windows_of(target.kind, spec, other, operator)
+            yield Move(spec, other, operator, _elements(operator, spec, other), windows=windows)
 
 
 def graft_moves(target: Layer, source: Layer, context: Context) -> Iterator[Move]:
@@ -89,7 +91,8 @@ def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpe
     select = axis is not None and bool(context.labels)
     if spec.shape == other.shape and spec.units == other.units and not select:
         plain = context.operator in IDENTITIES or _nature(spec.dtype) not in ("float", "complex")
-        return Move(spec, other, "copy" if plain else context.operator, spec.size)
+        operator = "copy" if plain else context.operator
+        return Move(spec, other, operator, spec.size, windows=windows_of(target.kind, spec, other, operator))
     if spec.buffer and len(spec.shape) != 1:
         return None  # tables derived from the architecture (an index, a mask): the target's own are right
     prepare: list[str] = []
@@ -103,7 +106,9 @@ def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpe
         prepare += [name] if name else []
     target_seen = spec if seen == spec.shape else replace(spec, shape=seen)
     elements = _elements(context.operator, target_seen, other if shape == other.shape else replace(other, shape=shape))
-    return Move(spec, other, context.operator, elements, tuple(prepare), _lead(target, spec, other, axis))
+    lead = _lead(target, spec, other, axis)
+    windows = None if prepare else windows_of(target.kind, spec, other, context.operator, lead)
+    return Move(spec, other, context.operator, elements, tuple(prepare), lead, windows)
 
 
 def check_labels(labels: tuple[tuple[int, int], ...], axis: int, target: TensorSpec, source: TensorSpec) -> None:
