@@ -20,6 +20,7 @@ from torch import nn
 
 import torchgraft
 from torchgraft import Plan, Report, TensorPlan
+from torchgraft.cli.lab import lab
 from torchgraft.cli.options import (
     check_destinations,
     exponent_option,
@@ -349,4 +350,5 @@ COMMANDS: Mapping[str, click.Command] = {
     "similarity": similarity,
     "rank": rank,
     "demo": demo,
+    "lab": lab,
 }

@@ -1,0 +1,251 @@
+"""``torchgraft lab``: run experiments, and report on what a store of runs holds."""
+
+from __future__ import annotations
+
+__all__ = ["lab"]
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from torchgraft.cli.options import quiet_option
+from torchgraft.cli.terminal import plain, results, say, stdout_console
+from torchgraft.errors import LabError
+
+if TYPE_CHECKING:
+    from torchgraft.lab.records import Experiment
+    from torchgraft.lab.store import Store
+
+_STORES = Path("lab-runs")
+_ENGINES = ("cores", "inline", "ray")
+_FORMATS = ("txt", "md", "tex", "png", "html", "json", "csv")
+
+
+@click.group(short_help="Measure by training what a warm start is worth.")
+def lab() -> None:
+    """Measure by training what a warm start is worth: experiments, on one machine or many, and their reports.
+
+    Needs the extra of that name: pip install 'torchgraft[lab]'.
+
+    \b
+    First steps:
+      torchgraft lab list                  experiments and initializations by name
+      torchgraft lab run digits-pairs      a small complete experiment with its report, under three minutes
+      torchgraft lab run my.toml           your own grid
+      torchgraft lab run --source timm:resnet18 --target python:my.models:build --data folder:images
+    """
+
+
+@lab.command(short_help="Do the runs of an experiment that are missing, and report.")
+@click.argument("experiment", metavar="[NAME|FILE]", required=False)
+@click.option(
+    "--source", metavar="SPEC", help="Instead of an experiment: the network that a pair of yours starts from."
+)
+@click.option("--target", metavar="SPEC", help="The network to start. The source is trained first, unless --weights.")
+@click.option("--weights", metavar="FILE", default="", help="The checkpoint of --source, or `pretrained`.")
+@click.option(
+    "--data", metavar="DATA", help="digits, npz:FILE, cifar10:, cifar100:, food101: or folder:FOLDER, hf:NAME."
+)
+@click.option("--size", type=click.IntRange(1), help="Side of the images in pixels.")
+@click.option("--train", type=click.IntRange(1), help="Use so many training images: a fixed, class-balanced subset.")
+@click.option("--test", type=click.IntRange(1), help="Use so many test images.")
+@click.option("--epochs", type=click.IntRange(0), help="Length of the targets' runs.")
+@click.option("--source-epochs", type=click.IntRange(1), help="Length of the sources' runs, and of their cosine.")
+@click.option("--seeds", type=click.IntRange(1), help="How often every run is repeated.")
+@click.option("-i", "--initialization", "initializations", multiple=True, metavar="NAME", help="Compare these alone.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Where runs are kept.  [default: lab-runs/NAME]"
+)
+@click.option(
+    "--engine", type=click.Choice(_ENGINES), default="cores", show_default=True, help="Where the runs are done."
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Runs at once.  [default: all cores, GPUs or the whole cluster]"
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one run.  [default: 1 in a worker]")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where networks train."
+)
+@click.option(
+    "--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Independent runs on one GPU at once."
+)
+@click.option("--address", default="", metavar="ADDRESS", help="Of a running Ray cluster, for --engine ray.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Begin no run after that; run again to go on.",
+)
+@quiet_option
+def run(
+    experiment: str | None, store: Path | None, engine: str, budget: float | None, quiet: bool, **given: Any
+) -> None:
+    """Do the runs of an experiment that its store does not have yet, then print and write the report.
+
+    NAME is a built-in experiment (`torchgraft lab list`), FILE a .toml or .json file with the same fields. Without
+    either, --source, --target and --data name a pair of your own. Interrupted in any way, the same command goes on; two
+    of them at once share the work.
+
+    \b
+    Examples:
+      torchgraft lab run digits-pairs
+      torchgraft lab run cifar100-small --data npz:lab-data/cifar100.npz --seeds 1
+      torchgraft lab run --source timm:resnet18 --weights old.pth --target timm:resnet34 --data folder:images --size 64
+      torchgraft lab run my.toml --engine ray --address ray://head:10001
+    """
+    _need_packages()
+    from torchgraft.lab.engines import Options
+    from torchgraft.lab.run import run_experiment
+
+    wanted = _wanted(experiment, given)
+    folder = store or _STORES / wanted.name
+    options = Options(
+        workers=given["workers"],
+        device=given["device"],
+        per_gpu=given["per_gpu"],
+        threads=given["threads"],
+        address=given["address"],
+    )
+    console = Console(quiet=True) if quiet else Console(stderr=True)
+    summary = run_experiment(
+        wanted, folder, engine=engine, options=options, console=console, budget=None if budget is None else 60 * budget
+    )
+    for note in summary.notes:
+        say("warning", note)
+    if summary.left:
+        say("warning", f"{summary.left} of {summary.total} runs are left: the same command goes on with them")
+    _report(wanted, folder, folder / "report", _FORMATS, quiet=quiet, full=False)
+
+
+@lab.command(short_help="Report on the runs of a store.")
+@click.argument("store", type=click.Path(path_type=Path), metavar="STORE")
+@click.option("--experiment", "name", metavar="NAME", help="Which of the store's experiments.  [default: the only one]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: STORE/report]")
+@click.option(
+    "--format", "formats", type=click.Choice(_FORMATS), multiple=True, help="Write these alone.  [default: all]"
+)
+@click.option("--full", is_flag=True, help="Print every table.")
+@quiet_option
+def report(
+    store: Path, name: str | None, output: Path | None, formats: tuple[str, ...], full: bool, quiet: bool
+) -> None:
+    """Print the report of an experiment, complete or not, and write it: text, Markdown, LaTeX, PNG, HTML, JSON, CSV.
+
+    STORE is the folder of `torchgraft lab run`, or the name of an experiment whose store is at its usual place.
+
+    \b
+    Example:
+      torchgraft lab report digits-pairs --full
+    """
+    _need_packages()
+    from torchgraft.lab.store import Store
+
+    folder = store if store.is_dir() or not (_STORES / store).is_dir() else _STORES / store
+    wanted = _stored(Store(folder, create=False), folder, name)
+    _report(wanted, folder, output or folder / "report", formats or _FORMATS, quiet=quiet, full=full)
+
+
+@lab.command("list", short_help="Name the experiments and the initializations.")
+def list_() -> None:
+    """Name the built-in experiments and the initializations, a line each."""
+    _need_packages()
+    from torchgraft.lab.experiments import EXPERIMENTS
+    from torchgraft.lab.initializations import describe
+    from torchgraft.lab.tasks import tasks_of
+
+    experiments = Table("experiment", "runs", "what it compares", box=None, pad_edge=False, header_style="bold")
+    experiments.columns[1].justify = "right"
+    for name, make in EXPERIMENTS.items():
+        made = make()
+        experiments.add_row(name, str(sum(map(len, tasks_of(made)))), Text(made.title))
+    initializations = Table("initialization", "what it does", box=None, pad_edge=False, header_style="bold")
+    for written, meaning in describe():
+        initializations.add_row(Text(written), Text(meaning))
+    results(experiments, "", initializations)
+
+
+def _wanted(name: str | None, given: dict[str, Any]) -> Experiment:
+    """Return the experiment that the arguments ask for."""
+    from torchgraft.lab.experiments import load_experiment, own_pair
+    from torchgraft.lab.records import Data
+
+    if name is None:
+        if not (given["source"] and given["target"] and given["data"]):
+            raise click.UsageError(
+                "name an experiment (torchgraft lab list), or give --source, --target and --data for your own pair",
+                click.get_current_context(),
+            )
+        wanted = own_pair(given["source"], given["target"], Data(given["data"]), given["weights"])
+    else:
+        for option in ("source", "target", "weights"):
+            if given[option]:
+                raise click.UsageError(f"--{option} is for a pair of your own: leave out {name!r}, or the option")
+        wanted = load_experiment(name)
+    return _changed(wanted, given)
+
+
+def _changed(wanted: Experiment, given: dict[str, Any]) -> Experiment:
+    """Return the experiment with what the options change; each run's key follows from what it is then."""
+    data = {field: given[field] for field in ("size", "train", "test") if given[field] is not None}
+    if given["data"]:
+        data["name"] = given["data"]
+    wanted = replace(wanted, data=replace(wanted.data, **data))
+    if wanted.source_data is not None and data:
+        wanted = replace(wanted, source_data=replace(wanted.source_data, **data))
+    if given["epochs"] is not None:
+        wanted = replace(wanted, recipe=replace(wanted.recipe, epochs=given["epochs"]))
+    if given["source_epochs"] is not None:
+        recipe = replace(wanted.source_recipe, epochs=given["source_epochs"], horizon=given["source_epochs"])
+        wanted = replace(wanted, source_recipe=recipe)
+    if given["seeds"] is not None:
+        wanted = replace(wanted, seeds=tuple(range(given["seeds"])))
+    if given["initializations"]:
+        wanted = replace(wanted, initializations=given["initializations"])
+    return wanted
+
+
+def _stored(store: Store, folder: Path, name: str | None) -> Experiment:
+    """Return the experiment whose record a store keeps."""
+    from torchgraft.lab.experiments import load_experiment
+
+    found = {path.stem: path for path in store.experiments()}
+    if name is None and len(found) == 1:
+        return load_experiment(next(iter(found.values())))
+    if name in found:
+        return load_experiment(found[str(name)])
+    what = "has several experiments" if name is None else f"has no experiment {plain(name)!r}"
+    if not found:
+        raise LabError(f"{folder} has no record of an experiment: give the folder that `torchgraft lab run` has filled")
+    raise LabError(f"{folder} {what}: give --experiment {' or '.join(found)}")
+
+
+def _report(
+    experiment: Experiment, folder: Path, output: Path, formats: Sequence[str], *, quiet: bool, full: bool
+) -> None:
+    from torchgraft.lab.analysis import rows_of
+    from torchgraft.lab.report import tell_report, write_report
+    from torchgraft.lab.store import Store
+
+    rows = rows_of(experiment, Store(folder, create=False).rows())
+    written = write_report(experiment, rows, output, formats=formats)
+    if not quiet:
+        tell_report(stdout_console(), experiment, rows, full=full)
+        first = next((path for path in written if path.suffix == ".html"), written[0])
+        results(plain(f"wrote {len(written)} files to {output}; look at {first}"))
+
+
+def _need_packages() -> None:
+    """Say before the work, not after hours of it, which package is missing."""
+    from importlib.util import find_spec
+
+    packages = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    for module in ("sklearn", "pandas", "matplotlib", "PIL", "filelock"):
+        if find_spec(module) is None:
+            package = packages.get(module, module)
+            raise LabError(f"the lab needs {package}, which is not installed: pip install 'torchgraft[lab]'")

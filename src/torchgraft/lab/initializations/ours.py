@@ -1,0 +1,94 @@
+"""The methods of torchgraft itself, and the small grammar that names their variants.
+
+``dpiat:bipartite:full:x=0.25`` is the published method with another matcher, operator and exponent. The parts stand in
+any order, and those left out stay as they are in the method.
+"""
+
+from __future__ import annotations
+
+__all__ = ["VARIANT", "dpiat", "from_method", "graft", "parse_method", "parse_variant"]
+
+from torch import nn
+
+from torchgraft._api import Options, transfer
+from torchgraft.errors import LabError
+from torchgraft.lab.initializations.start import Start
+from torchgraft.lab.records import Initialized
+from torchgraft.match import MATCHERS
+from torchgraft.transfer.operators import OPERATORS
+from torchgraft.transfer.planning import METHODS
+
+#: How variants are written, for help texts.
+VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER]"
+
+
+def graft(start: Start) -> Initialized:
+    """Warm start by torchgraft's default method, or a variant of it."""
+    return from_method("graft", start)
+
+
+def dpiat(start: Start) -> Initialized:
+    """Warm start by the published method to the letter (arXiv:2212.13970), or a variant of it (appendix B.8)."""
+    return from_method("dpiat", start)
+
+
+def from_method(method: str, start: Start, source: nn.Module | None = None) -> Initialized:
+    """Transfer by ``method`` in the variant that the argument names; ``source`` replaces the start's own."""
+    options: Options = {**parse_variant(start.argument), "method": method, "seed": start.seed}
+    report = transfer(source or start.source, start.target, **options)
+    return Initialized(report.coverage, report.fingerprint, note=report.summary())
+
+
+def parse_method(argument: str) -> tuple[str, str]:
+    """Split ``"dpiat:dp:clip"`` into method and variant; nothing means ``graft``.
+
+    Raises:
+        LabError: no such method, or no such variant.
+
+    >>> parse_method("dpiat:dp:clip"), parse_method("")
+    (('dpiat', 'dp:clip'), ('graft', ''))
+    """
+    method, _, variant = argument.partition(":")
+    method = method or "graft"
+    if method not in METHODS:
+        raise LabError(f"unknown method {method!r} (valid: {', '.join(METHODS)}, each with {VARIANT})")
+    parse_variant(variant)
+    return method, variant
+
+
+def parse_variant(argument: str) -> Options:
+    """Read ``"MATCHER:OPERATOR:x=NUMBER"``, each part optional and in any order.
+
+    Raises:
+        LabError: a part is no matcher, no operator and no exponent, or a stage is named twice.
+
+    >>> parse_variant("bipartite:full")
+    {'matcher': 'bipartite', 'operator': 'full'}
+    """
+    options: Options = {}
+    for part in argument.split(":") if argument else ():
+        stage = _read_part(part, argument)
+        twice = options.keys() & stage.keys()
+        if twice:
+            raise LabError(f"{argument!r} names two {twice.pop()}s: leave one")
+        options = {**options, **stage}
+    return options
+
+
+def _read_part(part: str, argument: str) -> Options:
+    if part in MATCHERS:
+        return {"matcher": part}
+    if part in OPERATORS:
+        return {"operator": part}
+    if part.startswith("x="):
+        try:
+            exponent = float(part[2:])
+        except ValueError:
+            exponent = 0.0
+        if 0 < exponent < 1:
+            return {"exponent": exponent}
+        raise LabError(f"{part!r} in {argument!r} is no exponent: write x=NUMBER between 0 and 1")
+    raise LabError(
+        f"{part!r} in {argument!r} is neither a matcher ({', '.join(MATCHERS)}) nor an operator "
+        f"({', '.join(OPERATORS)}) nor an exponent (x=NUMBER)"
+    )

@@ -1,0 +1,146 @@
+"""The sentences at the top of the report: what came out, good or bad, in the same words."""
+
+from __future__ import annotations
+
+__all__ = ["findings", "settings"]
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchgraft.lab.analysis import Analysis, Case, Comparison, Overall
+from torchgraft.lab.report.words import count, interval, listed, number, p_value, pair
+
+_NAMED = 10  # so many pairs are named in a sentence
+_FEW = 5  # up to so many seeds, the tests of single pairs are called weak
+
+
+def findings(analysis: Analysis) -> tuple[str, ...]:
+    """Return the main results, one sentence or two each."""
+    told = _watched(analysis)
+    told += [_against_random(analysis, whole) for whole in analysis.overalls]
+    told += _similarity(analysis)
+    told += [_caution(analysis), _missing(analysis), _exploded(analysis)]
+    return tuple(told)
+
+
+def _watched(analysis: Analysis) -> list[str]:
+    if not {"graft", "dpiat"} <= set(analysis.runs.experiment.initializations):
+        return []
+    found = analysis.graft_over_dpiat
+    return [compared(found) if found else "graft over dpiat: no pair has runs of both yet."]
+
+
+def compared(found: Comparison) -> str:
+    """Say how one initialization stands to another."""
+    lost = f" Undefined, as {found.second} reached 0 %: " if found.undefined else ""
+    lost += ", ".join(pair(*names) for names in found.undefined) + "." if found.undefined else ""
+    pairs = len(found.ratios) + len(found.undefined)
+    return (
+        f"{found.first} over {found.second}: mean ratio of accuracies {interval(found.mean, 3)} over "
+        f"{count(len(found.ratios), 'pair')} (95 % interval by bootstrap over pairs), geometric mean "
+        f"{number(found.geometric, 3)}; {found.first} is ahead on {found.wins} of {pairs}, Wilcoxon p "
+        f"{_is(found.p)}.{lost}"
+    )
+
+
+def _is(p: float | None) -> str:
+    text = p_value(p)
+    return "undefined" if p is None else text.replace("<", "< ") if text.startswith("<") else f"= {text}"
+
+
+def _against_random(analysis: Analysis, whole: Overall) -> str:
+    mine = [verdict for verdict in analysis.verdicts if verdict.case.initialization == whole.initialization]
+    worse = [verdict for verdict in mine if verdict.marked == "worse"]
+    held = [verdict.case for verdict in worse if verdict.holds]
+    untested = [verdict.case for verdict in mine if verdict.p is None]
+    told = (
+        f"{whole.initialization}: mean effectiveness {interval(whole.mean)}, beats random on {whole.wins} of "
+        f"{count(whole.pairs, 'case')}. Significantly worse than random: {_first([verdict.case for verdict in worse])} "
+        f"(p < 0.05, uncorrected); after Holm's correction: {_first(held)}."
+    )
+    if untested:
+        told += f" Not testable, for one seed or the same difference in every seed: {listed(untested)}."
+    if whole.undefined:
+        told += f" Without a figure, for want of a random baseline above 0 %: {listed(whole.undefined)}."
+    return told
+
+
+def _first(cases: Sequence[Case]) -> str:
+    more = f" and {len(cases) - _NAMED} more (all stand in the table)" if len(cases) > _NAMED else ""
+    return listed(cases[:_NAMED]) + more
+
+
+def _similarity(analysis: Analysis) -> list[str]:
+    told = []
+    for found in analysis.correlations:
+        if not found.own or found.pearson is None or ":" in found.initialization:
+            continue  # of a method's variants only the table tells
+        parts = [
+            f"{band.name}: {interval(band.mean)}, {band.wins} of {count(band.pairs, 'pair')} beat random"
+            if band.pairs
+            else f"{band.name}: no pair"
+            for band in analysis.bands
+            if band.initialization == found.initialization
+        ]
+        told.append(
+            f"Similarity ({found.measure}) against effectiveness of {found.initialization}: r = "
+            f"{interval(found.pearson)}, ρ = {interval(found.spearman)} over {count(found.pairs, 'pair')}. Mean "
+            f"effectiveness by similarity: {'; '.join(parts)}. (The authors saw gains above 0.6 and losses below 0.45.)"
+        )
+    return told
+
+
+def _caution(analysis: Analysis) -> str:
+    seeds = len(analysis.runs.experiment.seeds)
+    if seeds < 2:
+        return "One seed: there is no spread and no test of single pairs; differences may be chance."
+    if seeds > _FEW:
+        return f"{seeds} seeds per case."
+    return (
+        f"{seeds} seeds are few: the paired t-test of a single pair has {count(seeds - 1, 'degree')} of freedom and "
+        "finds "
+        "only large and steady differences, so “not significant” is no proof of equality; the tests pooled over pairs "
+        "say more."
+    )
+
+
+def _missing(analysis: Analysis) -> str:
+    runs = analysis.runs
+    absent, there = sum(len(m.seeds) for m in runs.missing), sum(map(len, runs.by_case.values()))
+    told = f"{there:,} of {count(there + absent, 'run')} are there"
+    told += f", {absent:,} are missing and listed below." if absent else ", none is missing."
+    if runs.unmeasured:
+        told += f" {count(len(runs.unmeasured), 'run')} ended before the first measurement: "
+        told += ", ".join(f"{row.network} by {row.initialization} ({row.key})" for row in runs.unmeasured) + "."
+    if runs.foreign:
+        told += f" {count(runs.foreign, 'row')} of the store belong to other experiments and are left out."
+    if runs.repeated:
+        told += f" {count(runs.repeated, 'row')} stood there twice and counted once."
+    return told
+
+
+def _exploded(analysis: Analysis) -> str:
+    rows = analysis.runs.exploded
+    if not rows:
+        return "No run exploded."
+    by_name = Counter("source" if row.kind == "source" else row.initialization for row in rows)
+    parts = ", ".join(f"{name} {number}" for name, number in by_name.items())
+    return f"{count(len(rows), 'run')} exploded ({parts}); they count as they were last measured, and are listed below."
+
+
+def settings(analysis: Analysis) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Return what the runs recorded of their surroundings: name -> values, each with the number of its runs."""
+    found: dict[str, Counter[str]] = {}
+    rows = (*analysis.runs.sources, *(row for rows in analysis.runs.by_case.values() for row in rows))
+    for row in rows:
+        for name, value in _flat(row.setting):
+            found.setdefault(name, Counter())[value] += 1
+    return {name: tuple(values.most_common()) for name, values in sorted(found.items())}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    told: list[tuple[str, str]] = []
+    for name, value in values.items():
+        told += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", str(value))]
+    return told
