@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from torchgraft._api import apply, plan
 from torchgraft.errors import LabError
 from torchgraft.io import TensorTable, open_table
 from torchgraft.lab.networks import build
@@ -58,7 +59,8 @@ def load_network(spec: str, weights: str, seed: int = 0) -> nn.Module:
 
     Args:
         spec: as for :func:`torchgraft.lab.networks.build`.
-        weights: ``pretrained`` for those of the network's own library, or the path of a checkpoint.
+        weights: ``pretrained`` for those of the network's own library, or the path of a checkpoint; one that other code
+            has written for the same architecture, under other names, is found by its structure.
         seed: of what the weights leave open.
 
     Raises:
@@ -94,6 +96,8 @@ def _fill(network: nn.Module, table: TensorTable, spec: str) -> None:
     tensors = _canonical(network)
     infos = {key: info.shape for key, info in table.infos().items()}
     faults = _faults(tensors, infos)
+    if faults and _fill_by_match(network, table):
+        return
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise LabError(f"{table.name} does not fit {spec}: {faults[0]}{more}: give the spec that it was trained as")
@@ -101,6 +105,17 @@ def _fill(network: nn.Module, table: TensorTable, spec: str) -> None:
         for key, tensor in tensors.items():
             if key in infos:
                 tensor.copy_(table.load(key))
+
+
+def _fill_by_match(network: nn.Module, table: TensorTable) -> bool:
+    """Load the same architecture written in other code, which has other names; tell whether it is the same."""
+    planned = plan(table, network)
+    whole = all(tensor.status == "copied" or tensor.key.endswith(_OPTIONAL) for tensor in planned.tensors)
+    taken = {key for tensor in planned.tensors for key in tensor.source}
+    if not whole or any(key not in taken and not key.endswith(_OPTIONAL) for key in table.infos()):
+        return False
+    apply(planned, table, network)
+    return True
 
 
 def _canonical(network: nn.Module) -> dict[str, Tensor]:
