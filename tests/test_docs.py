@@ -105,7 +105,11 @@ def parse(words: list[str]) -> click.Context:
     from torchgraft.cli import app
 
     name, *arguments = words[1:]
-    return app.commands[name].make_context(name, arguments)
+    command: click.Command = app.commands[name]
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
+    return command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("page", with_language("console", "sh"))

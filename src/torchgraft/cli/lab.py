@@ -4,10 +4,15 @@ from __future__ import annotations
 
 __all__ = ["lab"]
 
-from collections.abc import Sequence
+import contextlib
+import io
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import click
 from rich.console import Console
@@ -15,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from torchgraft.cli.options import quiet_option
-from torchgraft.cli.terminal import plain, results, say, stdout_console
-from torchgraft.errors import LabError
+from torchgraft.cli.terminal import emit, plain, results, say, stdout_console
+from torchgraft.errors import LabError, choose
 
 if TYPE_CHECKING:
     from torchgraft.lab.records import Experiment
@@ -28,7 +33,8 @@ _FORMATS = ("txt", "md", "tex", "png", "html", "json", "csv")
 
 
 @click.group(short_help="Measure by training what a warm start is worth.")
-def lab() -> None:
+@click.pass_context
+def lab(context: click.Context) -> None:
     """Measure by training what a warm start is worth: experiments, on one machine or many, and their reports.
 
     Needs the extra of that name: pip install 'torchgraft[lab]'.
@@ -40,6 +46,7 @@ def lab() -> None:
       torchgraft lab run my.toml           your own grid
       torchgraft lab run --source timm:resnet18 --target python:my.models:build --data folder:images
     """
+    context.with_resource(_told())
 
 
 @lab.command(short_help="Do the runs of an experiment that are missing, and report.")
@@ -72,9 +79,7 @@ def lab() -> None:
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where networks train."
 )
-@click.option(
-    "--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Independent runs on one GPU at once."
-)
+@click.option("--per-gpu", type=click.IntRange(1), help="Independent runs on one GPU at once.  [default: 1]")
 @click.option("--address", default="", metavar="ADDRESS", help="Of a running Ray cluster, for --engine ray.")
 @click.option(
     "--budget",
@@ -99,34 +104,39 @@ def run(
       torchgraft lab run --source timm:resnet18 --weights old.pth --target timm:resnet34 --data folder:images --size 64
       torchgraft lab run my.toml --engine ray --address ray://head:10001
     """
+    _check_options(engine, given)
     _need_packages()
     from torchgraft.lab.engines import Options
     from torchgraft.lab.run import run_experiment
 
     wanted = _wanted(experiment, given)
     folder = store or _STORES / wanted.name
-    options = Options(
-        workers=given["workers"],
-        device=given["device"],
-        per_gpu=given["per_gpu"],
-        threads=given["threads"],
-        address=given["address"],
-    )
+    names = ("workers", "device", "per_gpu", "threads", "address")
+    options = Options(**{name: given[name] for name in names if given[name] is not None})
     console = Console(quiet=True) if quiet else Console(stderr=True)
-    summary = run_experiment(
-        wanted, folder, engine=engine, options=options, console=console, budget=None if budget is None else 60 * budget
-    )
-    for note in summary.notes:
-        say("warning", note)
+    seconds = None if budget is None else 60 * budget
+    with contextlib.redirect_stdout(sys.stderr):  # what a user's own networks print is no result
+        if engine != "ray":  # whose machines may have what this one has not
+            _rehearse(wanted, folder, given["device"])
+        try:
+            summary = run_experiment(wanted, folder, engine=engine, options=options, console=console, budget=seconds)
+        except LabError as error:
+            raise LabError(_joined(error)) from None
     if summary.left:
         say("warning", f"{summary.left} of {summary.total} runs are left: the same command goes on with them")
-    _report(wanted, folder, folder / "report", _FORMATS, quiet=quiet, full=False)
+    _report(wanted, folder, None, _FORMATS, quiet=quiet, full=False)
 
 
 @lab.command(short_help="Report on the runs of a store.")
 @click.argument("store", type=click.Path(path_type=Path), metavar="STORE")
 @click.option("--experiment", "name", metavar="NAME", help="Which of the store's experiments.  [default: the only one]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: STORE/report]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="[default: STORE/report; report-NAME of several]",
+)
 @click.option(
     "--format", "formats", type=click.Choice(_FORMATS), multiple=True, help="Write these alone.  [default: all]"
 )
@@ -146,9 +156,11 @@ def report(
     _need_packages()
     from torchgraft.lab.store import Store
 
-    folder = store if store.is_dir() or not (_STORES / store).is_dir() else _STORES / store
+    # Your package may well be named like your experiment: a folder is a store if it has what a store has.
+    usual = not (store / "experiments").is_dir() and (_STORES / store).is_dir()
+    folder = _STORES / store if usual else store
     wanted = _stored(Store(folder, create=False), folder, name)
-    _report(wanted, folder, output or folder / "report", formats or _FORMATS, quiet=quiet, full=full)
+    _report(wanted, folder, output, formats or _FORMATS, quiet=quiet, full=full)
 
 
 @lab.command("list", short_help="Name the experiments and the initializations.")
@@ -168,6 +180,76 @@ def list_() -> None:
     for written, meaning in describe():
         initializations.add_row(Text(written), Text(meaning))
     results(experiments, "", initializations)
+
+
+def _check_options(engine: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that would have no effect."""
+    for option, used, where in (
+        ("address", engine == "ray", "--engine ray"),
+        ("workers", engine != "inline", "--engine cores or ray: inline does one run at a time"),
+        ("per_gpu", engine != "inline" and given["device"] == "cuda", "--device cuda, and --engine cores or ray"),
+    ):
+        if given[option] and not used:
+            raise click.UsageError(f"--{option.replace('_', '-')} is for {where}", click.get_current_context())
+
+
+def _rehearse(experiment: Experiment, folder: Path, device: str) -> None:
+    """Find what would make every run fail before the first one, and before anything is written."""
+    from torchgraft.lab.data import AUGMENTATIONS, open_data
+    from torchgraft.lab.engines.jobs import gpus_here
+    from torchgraft.lab.networks import build
+    from torchgraft.lab.store import Store
+    from torchgraft.lab.tasks import tasks_of
+    from torchgraft.lab.weights import load_network
+
+    done = Store(folder, create=False) if folder.is_dir() else ()
+    left = [task for tasks in tasks_of(experiment) for task in tasks if task.key not in done]
+    if left and device == "cuda":
+        gpus_here()
+    for augment in dict.fromkeys(task.recipe.augment for task in left):
+        choose(AUGMENTATIONS, augment, "augmentation")
+    images = {data: open_data(data) for data in dict.fromkeys(task.data for task in left)}
+    for data, spec in dict.fromkeys((task.data, task.spec) for task in left):
+        build(spec, images[data].classes, size=data.size)
+    given = ((task.source_spec, task.source.weights) for task in left if task.source and task.source.weights)
+    for spec, weights in dict.fromkeys(given):
+        load_network(spec, weights)
+    for note in dict.fromkeys(opened.note for data, opened in images.items() if data.name != "digits"):
+        if note:  # of the bundled digits everybody is told in the documentation
+            say("warning", note)
+
+
+def _joined(error: LabError) -> str:
+    """Return an error of several lines, the first of which sums up the others, as one line."""
+    first, *rest = str(error).splitlines()
+    return ": ".join(filter(None, (first, "; ".join(line.strip() for line in rest))))
+
+
+@final
+class _Teller(logging.Handler):
+    """Tells what the lab logs as the command line tells everything, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        text = record.getMessage()
+        if text not in self._told:
+            self._told.add(text)
+            say("error" if record.levelno >= logging.ERROR else "warning", text)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell what the lab logs while a command runs."""
+    logger, teller = logging.getLogger("torchgraft"), _Teller()
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
 
 
 def _wanted(name: str | None, given: dict[str, Any]) -> Experiment:
@@ -226,18 +308,68 @@ def _stored(store: Store, folder: Path, name: str | None) -> Experiment:
 
 
 def _report(
-    experiment: Experiment, folder: Path, output: Path, formats: Sequence[str], *, quiet: bool, full: bool
+    experiment: Experiment, folder: Path, output: Path | None, formats: Sequence[str], *, quiet: bool, full: bool
 ) -> None:
     from torchgraft.lab.analysis import rows_of
     from torchgraft.lab.report import tell_report, write_report
     from torchgraft.lab.store import Store
 
-    rows = rows_of(experiment, Store(folder, create=False).rows())
-    written = write_report(experiment, rows, output, formats=formats)
-    if not quiet:
-        tell_report(stdout_console(), experiment, rows, full=full)
+    store = Store(folder, create=False)
+    rows = rows_of(experiment, store.rows())
+    alone = len(store.experiments()) == 1  # or the reports of two experiments would be mixed
+    output = output or folder / ("report" if alone else f"report-{experiment.name}")
+    command = _command(experiment, folder)
+    written = write_report(experiment, rows, output, formats=formats, command=command)
+    if quiet:
+        return
+    text = io.StringIO()
+    tell_report(stdout_console(text), experiment, rows, full=full, command=command)
+    emit("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
+    if written:
         first = next((path for path in written if path.suffix == ".html"), written[0])
-        results(plain(f"wrote {len(written)} files to {output}; look at {first}"))
+        files = f"{len(written)} files to {output}; look at {first}" if len(written) > 1 else str(first)
+        results(plain(f"wrote {files}"))
+
+
+def _command(experiment: Experiment, folder: Path) -> str:
+    """Return the command that asks for this very experiment: by name and options, or else by its record."""
+    from torchgraft.lab.experiments import EXPERIMENTS, own_pair
+    from torchgraft.lab.records import Data
+
+    record = folder / "experiments" / f"{experiment.name}.json"
+    if experiment.name in EXPERIMENTS:
+        base, words = EXPERIMENTS[experiment.name](), [experiment.name]
+    elif len(experiment.sources) == len(experiment.targets) == 1:
+        source, data = experiment.sources[0], experiment.data.name
+        specs = experiment.networks[source.network], experiment.networks[experiment.targets[0]]
+        base = own_pair(*specs, Data(data), source.weights)
+        options = {"--source": specs[0], "--weights": source.weights, "--target": specs[1], "--data": data}
+        words = [word for option in options.items() if option[1] for word in option]
+    else:
+        return shlex.join(["torchgraft", "lab", "run", str(record)])
+    usual, asked = _facts(base), _facts(experiment)
+    changed = {option: value for option, value in asked.items() if value != usual[option]}
+    if _changed(base, {**dict.fromkeys(asked), **changed}) != experiment:
+        words, changed = [str(record)], {}
+    for option, value in changed.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{option.removesuffix('s') if value is not one else option}".replace("_", "-"), str(one)]
+    return shlex.join(["torchgraft", "lab", "run", *words])
+
+
+def _facts(experiment: Experiment) -> dict[str, Any]:
+    """Return what the options of ``lab run`` would have to be for an experiment."""
+    data = experiment.data
+    return {
+        "data": data.name,
+        "size": data.size,
+        "train": data.train,
+        "test": data.test,
+        "epochs": experiment.recipe.epochs,
+        "source_epochs": experiment.source_recipe.epochs,
+        "seeds": len(experiment.seeds),
+        "initializations": experiment.initializations,
+    }
 
 
 def _need_packages() -> None:

@@ -189,6 +189,8 @@ class _Slot:
 def _serve(pipe: Connection, work: Work, device: str, threads: int) -> None:
     """Do one job after another, in the worker process, until the driver closes the pipe or ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(OSError):  # what a user's own network prints is no result of the command, and must not mix with one
+        os.dup2(2, 1)
     torch.set_num_threads(threads)
     pipe.send(_READY)
     while True:

@@ -49,31 +49,32 @@ def plain_text(document: Document) -> str:
 
 
 def tell(console: Console, document: Document) -> None:
-    """Print a report on a terminal, gains green and losses red."""
+    """Print a report, gains green and losses red; sentences keep a width that can be read, in a pipe too."""
     from rich.rule import Rule
     from rich.text import Text
 
-    console.print(Rule(Text(document.title, "bold"), align="left"))
-    console.print(Text(document.subtitle, "dim"))
+    width = min(_WIDTH, console.width)
+    console.print(Rule(Text(document.title, "bold"), align="left"), width=width)
+    console.print(Text(document.subtitle, "dim"), width=width)
     for section in document.sections:
         console.print()
         console.print(Text(section.title, "bold"))
-        for paragraph in _paragraphs(section, min(_WIDTH, console.width)):
+        for paragraph in _paragraphs(section, width):
             console.print(Text(paragraph))
         for table in section.tables:
             console.print()
             tell_table(console, table)
     console.print()
-    console.print(Text(document.origin, "dim"))
+    console.print(Text(document.origin, "dim"), width=width)
 
 
 def tell_table(console: Console, table: Table) -> None:
-    """Print one table with its note."""
+    """Print one table, as wide as it needs to be, with its note."""
     from rich.text import Text
 
     console.print(Text(table.title, "underline"))
     console.print(_rich(table, colours=True))
-    console.print(Text(table.note, "dim"))
+    console.print(Text(table.note, "dim"), width=min(_WIDTH, console.width))
 
 
 def _paragraphs(section: Section, width: int = _WIDTH) -> Iterator[str]:
