@@ -20,7 +20,6 @@ _OTHERS = (
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 #: Up to so many lines have a band of their spread; more would only be mud.
 BANDED = 6
-_LABELLED = 12  # up to so many points are named
 
 
 def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -122,10 +121,11 @@ def draw_similarity(analysis: Analysis) -> Any:
     own = [correlation for correlation in analysis.correlations if correlation.own]
     styles = _styles([correlation.initialization for correlation in own])
     figure, panels = _panels(len(own), 4.0, 3.5)
-    high = max(point.effectiveness for point in analysis.points)
+    values = [1.0, *(point.effectiveness for point in analysis.points)]
+    rim = 0.08 * max(0.1, max(values) - min(values))
     for axes, correlation in zip(panels, own, strict=True):
         _scatter(axes, list(_points(analysis, correlation)), styles[correlation.initialization]["color"])
-        axes.set_ylim(0, max(1.0, high) * 1.12)
+        axes.set_ylim(max(0.0, min(values) - rim), max(values) + rim)
         axes.set_xlim(0, 1)
         axes.set_title(_plain(correlation.initialization), loc="left", fontsize=10, weight="bold", pad=20)
         told = f"r = {interval(correlation.pearson)}   ρ = {interval(correlation.spearman)}   n = {correlation.pairs}"
@@ -152,21 +152,6 @@ def _scatter(axes: Any, points: Sequence[Point], colour: str) -> None:
         slope, offset = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + offset, color=colour, linewidth=1.6, zorder=2)
-    placed: list[Point] = []
-    for point in sorted(points, key=lambda p: p.effectiveness) if len(points) <= _LABELLED else ():
-        told = _plain(f"{point.case.source} → {point.case.target}")
-        right = point.similarity > 0.6
-        # A name that would lie on another one moves up by a line.
-        crowd = sum(abs(p.similarity - point.similarity) < 0.2 and _close(p, point) for p in placed)
-        placed.append(point)
-        axes.annotate(
-            told, (point.similarity, point.effectiveness), xytext=(-5 if right else 5, 3 + 8 * crowd),
-            textcoords="offset points", fontsize=6.5, color="#666666", ha="right" if right else "left",
-        )  # fmt: skip
-
-
-def _close(first: Point, second: Point) -> bool:
-    return abs(first.effectiveness - second.effectiveness) < 0.06 * max(1.0, second.effectiveness)
 
 
 def _plain(name: str) -> str:
