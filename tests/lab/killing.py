@@ -18,8 +18,8 @@ from torchgraft.lab.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until the condition holds, or fail."""
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
+    """Wait until the condition holds, or fail; patient, since a busy machine starts workers slowly."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"

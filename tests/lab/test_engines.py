@@ -97,7 +97,7 @@ def test_cores_repeat_the_run_of_a_killed_worker_and_finish_all_others(
     options = Options(device="cuda", attempts=2)  # one worker on each of two pretended GPUs
     journal = tmp_path / "journal"
     tasks = [
-        fake_task("slow", "sleep-once 60", journal=journal),
+        fake_task("slow", "sleep-once 600", journal=journal),
         fake_task("dies", "die 9", journal=journal),
         fake_task("fails", "fail oops", journal=journal),
         fake_task("exits", "exit 3", journal=journal),
@@ -129,7 +129,7 @@ def test_cores_survive_the_death_of_their_driver_which_two_others_replace(tmp_pa
 
 def test_ctrl_c_ends_cores_at_once(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    with driver("cores", tmp_path, journal, "", "sleep-once 60") as process:
+    with driver("cores", tmp_path, journal, "", "sleep-once 600") as process:
         wait_for(lambda: len(begun(journal)) >= 3)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to the workers too
         _, told = process.communicate(timeout=10)

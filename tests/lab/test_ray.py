@@ -37,7 +37,7 @@ def test_the_run_of_a_killed_worker_is_repeated_and_all_others_finish(
 ) -> None:
     journal = tmp_path / "journal"
     tasks = [
-        fake_task("slow", "sleep-once 60", journal=journal),
+        fake_task("slow", "sleep-once 600", journal=journal),
         fake_task("dies", "die 9", journal=journal),
         fake_task("fails", "fail oops", journal=journal),
         *grid(journal, ""),
