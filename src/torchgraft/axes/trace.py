@@ -27,13 +27,12 @@ class Trace:
     """What a run has shown: the axes of every parameter and buffer, and the operators that no rule knows.
 
     ``axes`` are by key of the state dict, further names of tied tensors left out; ``transient`` by key of a buffer that
-    is not in it. ``writers`` are the axes that an operator with weights has computed.
+    is not in it.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
     transient: dict[str, Axes] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
-    outputs: list[Axes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +141,8 @@ def trace(module: nn.Module, inputs: Sequence[Any], rules: Rules, options: Mappi
         result = shadow(*arguments[0], **arguments[1])
     for leaf in tree_leaves(dict(result) if isinstance(result, Mapping) else result):
         if isinstance(leaf, Tensor):
-            axes = known.of(leaf)
-            for axis in axes:
+            for axis in known.of(leaf):
                 lock(axis, "an output")
-            found.outputs.append(axes)
     return found
 
 
