@@ -7,14 +7,14 @@ in both. ``stale`` is the largest ratio, over the norms, of the median running v
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from torchgraft.lab.data import Images, open_data
+from torchgraft.demo.training import recalibrated
+from torchgraft.lab.data import open_data
 from torchgraft.lab.initializations import initialize
 from torchgraft.lab.networks import build
 from torchgraft.lab.records import Data, Recipe
@@ -24,20 +24,6 @@ from torchgraft.lab.weights import read_state, write_state
 SOURCE, TARGET = "timm:test_resnet", "timm:test_efficientnet"
 RECIPE = Recipe(epochs=1, batch=32, augment="crop", rate=2e-3, final_rate=2e-4, horizon=10)
 EPOCHS, SEED = 4, 0
-
-
-def recalibrated(network: nn.Module, images: Images) -> nn.Module:
-    """Return a copy whose running statistics are plain means over the training images."""
-    measured = copy.deepcopy(network)
-    for part in measured.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.reset_running_stats()
-            part.momentum = None
-    measured.train()
-    with torch.no_grad():
-        for pictures, _ in images.train(128, "none", torch.Generator().manual_seed(SEED), "cpu"):
-            measured(pictures)
-    return measured
 
 
 def stale(network: nn.Module, measured: nn.Module) -> float:
@@ -66,7 +52,8 @@ def main() -> int:
         for epoch in range(EPOCHS + 1):
             if epoch:
                 train(target, images, RECIPE, seed=SEED + epoch)
-            measured = recalibrated(target, images)
+            batches = images.train(128, "none", torch.Generator().manual_seed(SEED), "cpu")
+            measured = recalibrated(target, (pictures for pictures, _ in batches))
             accuracies = [evaluate(one, images, RECIPE)[0] for one in (target, measured)]
             print(f"| {name} | {epoch} | {accuracies[0]:.1f} | {accuracies[1]:.1f} | {stale(target, measured):.2g} |")
     return 0

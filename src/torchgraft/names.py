@@ -1,12 +1,16 @@
-"""Canonical keys: state-dict names without the components that wrapper modules put into them."""
+"""Canonical keys: state-dict names without the components that wrapper modules put into them; names given once."""
 
 from __future__ import annotations
 
-__all__ = ["strip_wrappers"]
+__all__ = ["strip_wrappers", "unique"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from torchgraft.errors import CheckpointError
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 # A component that a wrapper adds wherever the wrapped module stands in the tree. No user names a module so.
 #   _orig_mod                   torch.compile (torch/_dynamo/eval_frame.py)
@@ -68,3 +72,19 @@ def _without_wrappers(key: str) -> str:
 def _leads_every_key(names: Iterable[str]) -> bool:
     layers = [name for name in names if name != _COUNTER]
     return bool(layers) and all(name.startswith(_LEADING) for name in layers)
+
+
+def unique(pairs: Sequence[tuple[K, V]]) -> dict[K, V]:
+    """Make a dict of names and values; as an ``object_pairs_hook``, of a JSON object, which may have a name twice.
+
+    Raises:
+        KeyError: a name is there twice; it is the error's argument.
+
+    >>> unique([("a", 1), ("b", 2)])
+    {'a': 1, 'b': 2}
+    """
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyError(next(name for name in names if names.count(name) > 1))
+    return entries

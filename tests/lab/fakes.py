@@ -11,7 +11,22 @@ from pathlib import Path
 
 import torch
 
-from torchgraft.lab.records import Data, Epoch, Initialized, Outcome, Recipe, Row, Source, Task
+from torchgraft.lab.records import Data, Epoch, Experiment, Initialized, Outcome, Recipe, Row, Source, Task
+
+_SMALL = Recipe(epochs=1, batch=64)
+#: An experiment that really trains, on few digits.
+PAIR = Experiment(
+    name="tiny",
+    title="Two networks on few digits",
+    networks={"a": "timm:mobilenetv2_035", "b": "timm:mnasnet_small"},
+    sources=(Source("a", "a"),),
+    targets=("b",),
+    initializations=("random", "graft"),
+    data=Data(size=16, train=64, test=32),
+    recipe=_SMALL,
+    source_recipe=_SMALL,
+    seeds=(0,),
+)
 
 
 def fake_task(

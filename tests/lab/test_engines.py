@@ -18,7 +18,7 @@ import torch
 
 from tests.lab.drive import grid
 from tests.lab.fakes import begun, fake_row, fake_task, fake_work, gpus_seen
-from tests.lab.killing import ROOT, check_complete, driver, is_alive, kill_and_resume, killer, wait_for
+from tests.lab.killing import ROOT, RUNS, check_complete, driver, is_alive, kill_and_resume, killer, wait_for
 from torchgraft.errors import LabError
 from torchgraft.lab.engines import ENGINES, Failure, Job, Options
 from torchgraft.lab.engines.jobs import attempt, environment, first_line, gpus_here
@@ -124,7 +124,8 @@ def test_cores_repeat_the_run_of_a_killed_worker_and_finish_all_others(
 
 
 def test_cores_survive_the_death_of_their_driver_which_two_others_replace(tmp_path: Path) -> None:
-    kill_and_resume("cores", tmp_path)
+    finished, again = kill_and_resume("cores", tmp_path)
+    assert sorted([*finished, *again]) == RUNS, "nothing is lost, and nothing done twice"
 
 
 def test_ctrl_c_ends_cores_at_once(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.lab.drive import grid
-from tests.lab.fakes import begun, fake_task, fake_work
-from tests.lab.killing import kill_and_resume, killer
+from tests.lab.fakes import PAIR, begun, fake_task, fake_work
+from tests.lab.killing import RUNS, kill_and_resume, killer
 from torchgraft.errors import LabError
 from torchgraft.lab.engines import ENGINES, Options
 from torchgraft.lab.engines.jobs import environment
 from torchgraft.lab.engines.ray import SETTINGS
-from torchgraft.lab.records import Data, Experiment, Recipe, Source
 from torchgraft.lab.run import run_experiment, run_tasks
 from torchgraft.lab.store import Store
 
@@ -55,26 +54,14 @@ def test_the_run_of_a_killed_worker_is_repeated_and_all_others_finish(
 
 
 def test_a_killed_driver_is_replaced_by_two_others(cluster: str, tmp_path: Path) -> None:
-    kill_and_resume("ray", tmp_path, cluster)
+    finished, again = kill_and_resume("ray", tmp_path, cluster)
+    assert sorted([*finished, *again]) == RUNS, "nothing is lost, and nothing done twice"
 
 
 def test_an_experiment_on_digits_is_run_on_ray(cluster: str, tmp_path: Path, zoo: object) -> None:
-    small = Recipe(epochs=1, batch=64)
-    pair = Experiment(
-        name="tiny",
-        title="Two networks on few digits",
-        networks={"a": "timm:mobilenetv2_035", "b": "timm:mnasnet_small"},
-        sources=(Source("a", "a"),),
-        targets=("b",),
-        initializations=("random", "graft"),
-        data=Data(size=16, train=64, test=32),
-        recipe=small,
-        source_recipe=small,
-        seeds=(0,),
-    )
-    assert run_experiment(pair, tmp_path / "ray", engine="ray").now == 3
-    assert run_experiment(pair, tmp_path / "ray", engine="ray").before == 3
-    run_experiment(pair, tmp_path / "inline")
+    assert run_experiment(PAIR, tmp_path / "ray", engine="ray").now == 3
+    assert run_experiment(PAIR, tmp_path / "ray", engine="ray").before == 3
+    run_experiment(PAIR, tmp_path / "inline")
     on_ray, here = (Store(tmp_path / name).rows() for name in ("ray", "inline"))
     accuracies = [{row.key: [point.accuracy for point in row.curve] for row in rows} for rows in (on_ray, here)]
     assert accuracies[0] == accuracies[1]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.lab.fakes import begun, fake_row, fake_task, fake_work
+from tests.lab.fakes import PAIR, begun, fake_row, fake_task, fake_work
 from torchgraft.errors import LabError, SpecError
 from torchgraft.lab.engines import ENGINES, Finished
 from torchgraft.lab.experiments import load_experiment
 from torchgraft.lab.progress import describe, progress
-from torchgraft.lab.records import Data, Experiment, Outcome, Recipe, Source, Task
+from torchgraft.lab.records import Outcome, Task
 from torchgraft.lab.run import Summary, run_experiment, run_tasks
 from torchgraft.lab.store import Store
 
@@ -176,21 +176,6 @@ def test_a_bar_is_shown_on_a_terminal() -> None:
 def test_runs_are_named_for_people() -> None:
     assert describe(fake_task("t", source="s")) == "random a→b seed 0"
     assert describe(fake_task("s", kind="source")) == "source b seed 0"
-
-
-SMALL = Recipe(epochs=1, batch=64)
-PAIR = Experiment(
-    name="tiny",
-    title="Two networks on few digits",
-    networks={"a": "timm:mobilenetv2_035", "b": "timm:mnasnet_small"},
-    sources=(Source("a", "a"),),
-    targets=("b",),
-    initializations=("random", "graft"),
-    data=Data(size=16, train=64, test=32),
-    recipe=SMALL,
-    source_recipe=SMALL,
-    seeds=(0,),
-)
 
 
 def test_an_experiment_on_digits_is_run_and_resumed(tmp_path: Path, zoo: object) -> None:

@@ -7,7 +7,7 @@ __all__ = ["Axes", "Call", "Trace", "fresh", "same", "trace", "unify_or_lock", "
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,10 @@ Axes = tuple[Term, ...]
 class Trace:
     """What a run has shown: the axes of every parameter and buffer, and the operators that no rule knows.
 
-    ``axes`` are by key of the state dict, further names of tied tensors left out; ``transient`` by key of a buffer that
-    is not in it.
+    ``axes`` are by key of the state dict, further names of tied tensors left out.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
-    transient: dict[str, Axes] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
 
 
@@ -52,6 +50,11 @@ class Call:
     def give(self, axes: Sequence[Term], output: int = 0) -> None:
         """Set the axes of an output."""
         self._known.set(self.outputs[output], tuple(axes))
+
+    def give_new(self, locked: str = "", first: int = 0) -> None:
+        """Give the outputs from number ``first`` on axes of their own."""
+        for output in self.outputs[first:]:
+            self._known.set(output, tuple(fresh(size, locked) for size in output.shape))
 
     def arg(self, place: int, name: str, default: Any = None) -> Any:
         """Return an argument by position or name."""
@@ -102,15 +105,10 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket).removeprefix("aten.")
         call = Call(name, tuple(args), kwargs or {}, outputs, self._known)
         pointwise = torch.Tag.pointwise in func.tags
-        if not self._rules(Call("pointwise", *call_parts(call)) if pointwise else call):
+        if not self._rules(replace(call, name="pointwise") if pointwise else call):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
         return result
-
-
-def call_parts(call: Call) -> tuple[tuple[Any, ...], Mapping[str, Any], tuple[Tensor, ...], _Known]:
-    """Return all of a call but its name."""
-    return call.args, call.kwargs, call.outputs, call._known
 
 
 def _give_up(call: Call) -> None:
@@ -119,8 +117,7 @@ def _give_up(call: Call) -> None:
     for tensor in call.tensors():
         for axis in call.axes(tensor):
             lock(axis, reason)
-    for place, output in enumerate(call.outputs):
-        call.give([fresh(size, reason) for size in output.shape], place)
+    call.give_new(reason)
 
 
 def trace(module: nn.Module, inputs: Sequence[Any], rules: Rules, options: Mapping[str, Any] | None = None) -> Trace:
@@ -168,8 +165,7 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
     for key, tensor in module.named_buffers():
         if id(tensor) not in seen:  # computed by the constructor, and lost in a state dict
             reason = "" if key in uniform else "a buffer that is not stored"
-            found.transient[key] = tuple(fresh(size, reason) for size in tensor.shape)
-            known.set(tensor, found.transient[key])
+            known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
 
 
 def _uniform(module: nn.Module) -> frozenset[str]:

@@ -28,6 +28,7 @@ import click
 from torchgraft._api import Options
 from torchgraft.errors import CheckpointError, SpecError
 from torchgraft.match import MATCHERS
+from torchgraft.names import unique
 from torchgraft.transfer.operators import OPERATORS
 from torchgraft.transfer.planning import METHODS
 
@@ -168,21 +169,13 @@ def read_json_file(path: Path) -> str:
 def _labels(path: Path) -> dict[int, int]:
     text = read_json_file(path)
     try:
-        content = json.loads(text, object_pairs_hook=_distinct)
+        content = json.loads(text, object_pairs_hook=unique)
         if not isinstance(content, dict) or not content or not all(type(value) is int for value in content.values()):
             raise ValueError("not an object of integers")
-        return _distinct((int(target), source) for target, source in content.items())
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f'{path} is no map of classes ({error}): write {{"target class": source class, ...}}') from None
-
-
-def _distinct(pairs: Any) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"class {key} is there twice")
-        found[key] = value
-    return found
+        return unique([(int(target), source) for target, source in content.items()])
+    except (KeyError, ValueError, RecursionError) as error:
+        told = f"class {error.args[0]} is there twice" if isinstance(error, KeyError) else error
+        raise SpecError(f'{path} is no map of classes ({told}): write {{"target class": source class, ...}}') from None
 
 
 def check_destinations(outputs: Mapping[str, Path | None], *inputs: str | Path | None) -> None:

@@ -9,6 +9,7 @@ __all__ = [
     "Digits",
     "accuracy",
     "load_digits",
+    "recalibrated",
     "recalibrated_accuracy",
     "seeded",
     "single_thread",
@@ -17,7 +18,7 @@ __all__ = [
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -129,16 +130,21 @@ def recalibrated_accuracy(network: nn.Module, digits: Digits) -> float:
 
     No weight changes: this tells how much of a low accuracy is due to statistics alone.
     """
+    return accuracy(recalibrated(network, _batches(digits.train_images)), digits)
+
+
+def recalibrated(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Return a copy whose BatchNorm statistics are plain means over ``batches``; its weights are the same."""
     measured = copy.deepcopy(network)
     for part in measured.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.reset_running_stats()
             part.momentum = None  # a plain mean over all batches
     measured.train()
     with torch.no_grad():
-        for batch in _batches(digits.train_images):
+        for batch in batches:
             measured(batch)
-    return accuracy(measured, digits)
+    return measured
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from torchgraft.errors import CheckpointError
 from torchgraft.io.tables import TensorInfo, TensorTable, fresh, octets
+from torchgraft.names import unique
 
 TIED = "torchgraft.tied"  # metadata entry: JSON object, left-out name -> name under which the tensor is stored
 _TORCH_NAMES = {
@@ -127,19 +128,10 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]],
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text, object_pairs_hook=unique)
     except KeyError as error:
         raise CheckpointError(f"{path.name} names {error} twice in its header: save it again") from None
     return header.pop("__metadata__", None) or {}, header, _LENGTH.size + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a dict and refuse repeated keys, of which the library takes the last without a word."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise KeyError(next(name for name in names if names.count(name) > 1))
-    return entries
 
 
 def _aliases(name: str, metadata: Mapping[str, str], entries: Mapping[str, Any]) -> dict[str, str]:

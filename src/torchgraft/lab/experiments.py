@@ -7,7 +7,7 @@ __all__ = ["EXPERIMENTS", "experiment_from_dict", "load_experiment", "own_pair"]
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import product
@@ -17,6 +17,7 @@ from typing import Any
 from torchgraft.errors import LabError
 from torchgraft.lab.reading import MAIN, experiment_from_dict, file_name, short_name
 from torchgraft.lab.records import Data, Experiment, Recipe, Source
+from torchgraft.names import unique
 
 _FACTORY = "python:torchgraft.lab.networks:"
 
@@ -235,11 +236,12 @@ def load_experiment(name: str | os.PathLike[str]) -> Experiment:
         )
     try:
         content = Path(text).read_text("utf-8-sig")  # some editors begin a file with a mark
-        values = tomllib.loads(content) if kind == ".toml" else json.loads(content, object_pairs_hook=_distinct)
+        values = tomllib.loads(content) if kind == ".toml" else json.loads(content, object_pairs_hook=unique)
     except OSError as error:
         raise LabError(f"{text} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors
-        raise LabError(f"{text} is no valid {kind[1:].upper()}: {error}") from None
+    except (KeyError, ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors
+        told = f"{error} is there twice" if isinstance(error, KeyError) else error
+        raise LabError(f"{text} is no valid {kind[1:].upper()}: {told}") from None
     if not isinstance(values, dict):
         raise LabError(f"{text} is no experiment: it must be a table with at least networks")
     return experiment_from_dict({"name": file_name(Path(text).stem), **values}, text)
@@ -272,13 +274,3 @@ def own_pair(source: str, target: str, data: Data, weights: str = "", **more: An
         pairs=((old, new),),
         **more,
     )
-
-
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of what JSON calls an object, which may have a name twice; TOML refuses that by itself."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} is there twice")
-        found[key] = value
-    return found

@@ -14,7 +14,6 @@ __all__ = [
     "semnasnet",
 ]
 
-import importlib
 import re
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from torchgraft.errors import LabError, SpecError
 from torchgraft.io import import_torchvision, resolve
+from torchgraft.lab.packages import optional
 
 #: How each kind of model is told the number of classes.
 _OPTIONS = {"timm": "num_classes", "torchvision": "num_classes", "hf": "num_labels", "python": "num_classes"}
@@ -189,7 +189,4 @@ def _scaled(name: str, width: float, classes: int, options: dict[str, Any]) -> n
 
 def _timm(module: str) -> Any:
     import_torchvision()  # timm imports it, and a mismatched build fails there
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise LabError("this network needs timm, which is not installed: pip install torchgraft[lab]") from None
+    return optional(module, "this network")

@@ -171,7 +171,7 @@ def _place(work: _Work) -> list[Transfer]:
                     whole = seen(whole, windows.into)
                 into.append(whole)
                 out_of.append(seen(value, windows.out_of))
-                waiting += move.elements
+                waiting += value.numel()  # all of it is held, however little is read
             if waiting > _WAITING:
                 write()
                 waiting = 0

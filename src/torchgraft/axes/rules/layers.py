@@ -10,9 +10,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "product",
-    "unify_or_lock",
 ]
-
 
 from torchgraft.axes.rules.values import mark
 from torchgraft.axes.terms import ONE, fuse, lock, size_of, split
@@ -72,8 +70,7 @@ def group_norm(call: Call) -> None:
     for tensor in call.tensors()[1:]:
         unify_or_lock(call.axes(tensor)[0], x[1])
     call.give(x)
-    for place, output in enumerate(call.outputs[1:], 1):
-        call.give([fresh(size, "groups") for size in output.shape], place)
+    call.give_new("groups", 1)
 
 
 def product(call: Call) -> None:
@@ -109,5 +106,4 @@ def attention(call: Call) -> None:
     for other in (k, v):
         same(q[:-2], other[:-2])
     call.give([*q[:-1], v[-1]])
-    for place, output in enumerate(call.outputs[1:], 1):
-        call.give([fresh(size, "positions") for size in output.shape], place)
+    call.give_new("positions", 1)

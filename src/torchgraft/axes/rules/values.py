@@ -53,17 +53,16 @@ def keep(call: Call) -> None:
 
 def constant(call: Call) -> None:
     """One value everywhere: its axes are whatever they meet."""
-    for place, output in enumerate(call.outputs):
-        call.give([fresh(size) for size in output.shape], place)
+    call.give_new()
 
 
 def numbered(call: Call) -> None:
     """Values that count places: their axes stay as they are."""
-    for place, output in enumerate(call.outputs):
-        call.give([fresh(size, "counted places") for size in output.shape], place)
+    call.give_new("counted places")
 
 
 def mark(axes: Sequence[Term]) -> None:
+    """Say that the units of axes share a statistic."""
     for axis in axes:
         for atom in atoms_of(axis):
             atom.marks.add("statistics")

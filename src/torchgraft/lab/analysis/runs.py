@@ -7,11 +7,11 @@ __all__ = ["Case", "Missing", "Runs", "collect", "frame", "rows_of", "run_lines"
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any
 
 from torchgraft.errors import LabError
 from torchgraft.lab.initializations import needs_source
+from torchgraft.lab.packages import optional
 from torchgraft.lab.records import Experiment, Row
 from torchgraft.lab.tasks import pairs_of, tasks_of
 
@@ -246,8 +246,4 @@ def frame(lines: Sequence[Mapping[str, Any]]) -> Any:
     Raises:
         LabError: pandas is not installed.
     """
-    try:
-        return import_module("pandas").DataFrame(lines)
-    except ImportError:
-        message = "tables for other programs need pandas, which is not installed: pip install torchgraft[lab]"
-        raise LabError(message) from None
+    return optional("pandas", "a table for other programs").DataFrame(lines)

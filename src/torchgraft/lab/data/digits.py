@@ -8,7 +8,8 @@ import numpy as np
 
 from torchgraft.errors import LabError
 from torchgraft.lab.data.arrays import array_part
-from torchgraft.lab.data.parts import Raw, last_fifth, optional
+from torchgraft.lab.data.parts import Raw, last_fifth
+from torchgraft.lab.packages import optional
 
 
 def read(place: str, size: int) -> Raw:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from torchgraft.errors import LabError
 from torchgraft.lab.data import stores
-from torchgraft.lab.data.parts import Array, optional
+from torchgraft.lab.data.parts import Array
+from torchgraft.lab.packages import optional
 
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow's decoders raise
 _RESERVE = 4  # sides: from an image four times the output's size, the smallest crops are still shrunk, not enlarged

@@ -14,7 +14,8 @@ import numpy as np
 from torchgraft.errors import LabError
 from torchgraft.lab.data.arrays import array_part
 from torchgraft.lab.data.encoded import Encoded
-from torchgraft.lab.data.parts import Part, Raw, last_fifth, optional
+from torchgraft.lab.data.parts import Part, Raw, last_fifth
+from torchgraft.lab.packages import optional
 
 _TRAIN = "train"
 _TESTS = ("test", "val", "valid", "validation")  # the first that exists is used

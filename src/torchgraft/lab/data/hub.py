@@ -13,7 +13,8 @@ import numpy as np
 
 from torchgraft.errors import LabError
 from torchgraft.lab.data.encoded import Encoded
-from torchgraft.lab.data.parts import Part, Raw, last_fifth, optional
+from torchgraft.lab.data.parts import Part, Raw, last_fifth
+from torchgraft.lab.packages import optional
 
 _TESTS = ("test", "validation", "valid", "val")  # the first that exists is used
 _LABELS = ("label", "labels", "fine_label", "target", "y")
@@ -28,7 +29,7 @@ def read(place: str, size: int) -> Raw:
     Raises:
         LabError: the package is not installed, the data set not cached, or it holds no images with class numbers.
     """
-    datasets = optional("datasets", f"hf:{place}")
+    datasets = optional("datasets", f"hf:{place}", extra="datasets")
     name, _, configuration = place.partition(":")
     with _offline(datasets):
         try:
@@ -56,7 +57,7 @@ def read(place: str, size: int) -> Raw:
 @contextmanager
 def _offline(datasets: Any) -> Iterator[None]:
     """Forbid every connection: the environment variables for this are read only when the packages are imported."""
-    constants = optional("huggingface_hub.constants", "hf:", "huggingface_hub")
+    constants = optional("huggingface_hub.constants", "hf:", "huggingface_hub", "datasets")
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:

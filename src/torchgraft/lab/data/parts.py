@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Array", "Part", "Raw", "Reader", "balanced", "check", "last_fifth", "optional"]
+__all__ = ["Array", "Part", "Raw", "Reader", "balanced", "check", "last_fifth"]
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,28 +48,6 @@ class Raw:
 
 Reader = Callable[[str, int], Raw]
 """``(place, size) -> Raw``: ``place`` is what follows the colon in the data's name, ``size`` the side wanted later."""
-
-
-def optional(name: str, what: str, package: str = "") -> Any:
-    """Import a module that only the lab needs.
-
-    Raises:
-        LabError: its package is not installed.
-
-    >>> optional("json", "this").__name__
-    'json'
-    """
-    try:
-        if name.partition(".")[0] == "torchvision":
-            from torchgraft.io import import_torchvision
-
-            import_torchvision()
-        return importlib.import_module(name)
-    except (ImportError, ValueError) as error:
-        missing = package or name.partition(".")[0]
-        if isinstance(error, ModuleNotFoundError) or "not installed" in str(error):
-            raise LabError(f"{what} needs {missing}, which is not installed: pip install torchgraft[lab]") from None
-        raise LabError(f"{what} needs {missing}, which fails to import: {error}") from None
 
 
 def check(part: Part, classes: int | None = None) -> None:

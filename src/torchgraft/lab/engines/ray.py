@@ -32,6 +32,7 @@ from torchgraft.lab.engines.jobs import (
     first_line,
     gpus_here,
 )
+from torchgraft.lab.packages import optional
 from torchgraft.lab.records import Outcome, Task
 
 SETTINGS = {  # for Ray while it starts, unless the environment has others
@@ -53,10 +54,7 @@ def ray(work: Work, options: Options) -> Iterator[Pool]:
     Raises:
         LabError: Ray is not installed, cannot be reached, or has no room for a single run.
     """
-    try:
-        import ray as api
-    except ImportError:
-        raise LabError("the engine ray needs Ray, which is not installed: pip install torchgraft[ray]") from None
+    api = optional("ray", "the engine ray", "Ray", "ray")
     ours = not api.is_initialized()
     if ours:
         _connect(api, options)

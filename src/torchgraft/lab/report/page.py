@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from importlib.resources import files
 
-from torchgraft.errors import LabError
+from torchgraft.lab.packages import optional
 from torchgraft.lab.report.document import Cell, Document
 
 
@@ -23,16 +23,15 @@ def page(document: Document, pictures: Mapping[str, bytes]) -> str:
     Raises:
         LabError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        message = "the report's page needs jinja2, which is not installed: pip install torchgraft[lab]"
-        raise LabError(message) from None
+    jinja2 = optional("jinja2", "the report's page")
     template = files("torchgraft.lab.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"tint": _tint, "anchor": _anchor}
     inlined = {name: f"data:image/png;base64,{b64encode(content).decode()}" for name, content in pictures.items()}
-    return environment.from_string(template).render(document=document, pictures=inlined)
+    rendered: str = environment.from_string(template).render(document=document, pictures=inlined)
+    return rendered
 
 
 def _tint(cell: Cell) -> str:

@@ -10,8 +10,8 @@ from functools import partial
 from io import BytesIO
 from typing import Any
 
-from torchgraft.errors import LabError
 from torchgraft.lab.analysis import Analysis, Correlation
+from torchgraft.lab.packages import optional
 from torchgraft.lab.report.document import Figure
 from torchgraft.lab.report.heat import draw_effects, draw_ratios
 from torchgraft.lab.report.lines import BANDED, draw_curves, draw_similarity, draw_targets
@@ -31,11 +31,7 @@ def draw(analysis: Analysis) -> dict[str, bytes]:
     Raises:
         LabError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        message = "the report's pictures need matplotlib, which is not installed: pip install torchgraft[lab]"
-        raise LabError(message) from None
+    optional("matplotlib.figure", "the picture of a report")
     return {figure.name: _png(drawing()) for figure, drawing in _plan(analysis).items()}
 
 
