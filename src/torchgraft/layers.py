@@ -15,6 +15,9 @@ from torchgraft.records import Layer, Part, Shape, TensorSpec
 
 _GATED_ROLES = frozenset(f"{what}_{which}" for what in ("weight", "bias") for which in ("ih", "hh", "hr"))
 
+# The tensors of most layers; none of them tells of a computed weight.
+_PLAIN = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
+
 #: Specs of the tensors that a module itself puts into the state dict, by local name.
 Own = dict[str, TensorSpec]
 
@@ -63,8 +66,9 @@ def layers_of(
 ) -> tuple[Layer, ...]:
     """Return the layers that the ``own`` tensors of the module at ``path`` form."""
     own = _with_computed(own)
-    named = ((role, len(spec.shape)) for role, spec in own.items() if not role.startswith("parametrizations."))
-    kind = kind or kind_of_tensors(tuple(named)) or ""
+    if not kind:
+        named = ((role, len(spec.shape)) for role, spec in own.items() if not role.startswith("parametrizations."))
+        kind = kind_of_tensors(tuple(named)) or ""
     if not kind and len(own) > 1 and own.keys() <= _ALIASES.keys() | {"num_batches_tracked"}:
         return layers_of(path, kind, {_ALIASES.get(r, r): replace(s, role=_ALIASES.get(r, r)) for r, s in own.items()})
     if structure is not None and "weight" in own:
@@ -86,6 +90,8 @@ def _with_computed(own: Own) -> Own:
     A layer under torch's old hooks (``weight_g`` and ``weight_v``, ``weight_orig``) or in a bare table is like
     one under a parametrization. The computed weight has the shape of its largest original and is no stored tensor.
     """
+    if own.keys() <= _PLAIN:
+        return own
     if not any(role.endswith(("_g", "_orig")) or role.startswith("parametrizations.") for role in own):
         return own
     result: Own = {}

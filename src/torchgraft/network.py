@@ -11,7 +11,7 @@ from math import prod
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchgraft.attention import Heads, heads_of
@@ -53,24 +53,19 @@ class _Reader:
     def own_tensors(self, module: nn.Module, prefix: str, role_prefix: str = "") -> Own:
         """Specs of the tensors that ``module`` itself puts into the state dict, by local name."""
         own: Own = {}
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                own[role_prefix + name] = self._spec(prefix + name, role_prefix + name, parameter, False)
-        transient = module._non_persistent_buffers_set
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in transient:
-                own[role_prefix + name] = self._spec(prefix + name, role_prefix + name, buffer, True)
+        for tensors, buffer in ((module._parameters, False), (module._buffers, True)):
+            for name, tensor in tensors.items():
+                if tensor is None or (buffer and name in module._non_persistent_buffers_set):
+                    continue
+                key, role = prefix + name, role_prefix + name
+                if tensor.__class__ in _LAZY:
+                    raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
+                spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
+                first = self.first_key.setdefault(id(tensor), key)
+                if first != key:
+                    self.tied[key] = first
+                self.tensors[key] = own[role] = spec
         return own
-
-    def _spec(self, key: str, role: str, tensor: Tensor, buffer: bool) -> TensorSpec:
-        if tensor.__class__ in _LAZY:
-            raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
-        spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
-        first = self.first_key.setdefault(id(tensor), key)
-        if first != key:
-            self.tied[key] = first
-        self.tensors[key] = spec
-        return spec
 
 
 def read_module(module: nn.Module, name: str = "") -> Network:
@@ -179,24 +174,26 @@ def _parametrized_tensors(reader: _Reader, parametrized: nn.Module, prefix: str)
 
 
 def _children(reader: _Reader, module: nn.Module, prefix: str) -> Iterator[Node]:
-    modules = {
-        name: child for name, child in module._modules.items() if child is not None and name != "parametrizations"
-    }
-    once: dict[int, str] = {}
-    for name, child in modules.items():
-        once.setdefault(id(child), name)
-    structures = _structures(module, {name: modules[name] for name in once.values()})
-    for name, child in modules.items():
+    structures = _structures(module)
+    met: set[int] = set()
+    for name, child in module._modules.items():
+        if child is None or name == "parametrizations":
+            continue
         node = _walk(reader, child, prefix + name, structures.get(name))
-        if once[id(child)] == name:  # a module once per parent, as children() does; its further names are only ties
+        if id(child) not in met:  # a module once per parent, as children() does; its further names are only ties
+            met.add(id(child))
             yield node
 
 
-def _structures(parent: nn.Module, modules: dict[str, nn.Module]) -> dict[str, Structure]:
+def _structures(parent: nn.Module) -> dict[str, Structure]:
     widths: dict[str, tuple[int, int, bool]] = {}
-    for name, child in modules.items():
+    met: set[int] = set()
+    for name, child in parent._modules.items():
         storage = _linear_storage(type(child))  # type: ignore[arg-type]
-        weight = child._parameters.get("weight") if storage else None
+        if child is None or not storage or id(child) in met:
+            continue
+        met.add(id(child))
+        weight = child._parameters.get("weight")
         if weight is not None and not isinstance(weight, _LAZY) and weight.ndim == 2:
             rows, columns = weight.shape
             widths[name] = (columns, rows, True) if storage == "in, out" else (rows, columns, False)

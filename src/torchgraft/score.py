@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = ["SCORERS", "Scorer", "flattened_shapes", "pairwise", "score_graft", "score_paper", "shape_score"]
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, product
 from math import prod
 from typing import Protocol
 
@@ -86,11 +86,13 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
     scores[buffers] = np.floor(scores[buffers])
     marks = _marks(target)[:, :, None], _marks(source)[:, None, :]
     (mixing, biased, heads, stride), (others_mix, other_bias, other_heads, other_stride) = marks
-    scores[(mixing & others_mix & (biased != other_bias)).astype(bool)] *= _OTHER_PART
-    scores[(heads >= 0) & (other_heads >= 0) & (heads != other_heads)] *= _OTHER_PART
-    scores[(stride > 0) & (other_stride > 0) & (stride != other_stride)] *= _NEARLY
-    sides = [[n for n, layer in enumerate(layers) if layer.kind in _FLAT] for layers in (target, source)]
-    for i, j in product(*sides):
+    for factor, differs in (
+        (_OTHER_PART, (mixing & others_mix & (biased != other_bias)).astype(bool)),
+        (_OTHER_PART, (heads >= 0) & (other_heads >= 0) & (heads != other_heads)),
+        (_NEARLY, (stride > 0) & (other_stride > 0) & (stride != other_stride)),
+    ):
+        np.multiply(scores, factor, out=scores, where=differs)
+    for i, j in _matrix_meets_kernel(target, source):
         if target[i].kind != source[j].kind and (flat := flattened_shapes(target[i], source[j])):
             scores[i, j] = max(scores[i, j], _NEARLY * shape_score(*flat))
     return scores
@@ -98,15 +100,23 @@ def score_graft(target: Sequence[Layer], source: Sequence[Layer]) -> Floats:
 
 def _marks(layers: Sequence[Layer]) -> NDArray[np.intp]:
     """Rows over the layers: whether it mixes units, has a bias, the axis of its heads, a number for its stride."""
-    marks = np.zeros((4, len(layers)), np.intp)
-    marks[2] = -1
-    for number, layer in enumerate(layers):
-        if layer.kind in DIMENSIONAL:
-            code = 0
-            for step in layer.stride:
-                code = 64 * code + step
-            marks[:, number] = 1, layer.biased, layer.heads, code
-    return marks
+    marks = []
+    for layer in layers:
+        code = 0
+        for step in layer.stride:
+            code = 64 * code + step
+        marks.append((1, layer.biased, layer.heads, code) if layer.kind in DIMENSIONAL else (0, 0, -1, 0))
+    return np.array(marks, np.intp).reshape(-1, 4).T
+
+
+def _matrix_meets_kernel(target: Sequence[Layer], source: Sequence[Layer]) -> Iterator[tuple[int, int]]:
+    """Pairs of a linear layer and a convolution, which alone may be the same map in another form."""
+    sides = []
+    for layers in (target, source):
+        flat = [(number, layer.shape) for number, layer in enumerate(layers) if layer.kind in _FLAT]
+        matrices = [number for number, shape in flat if shape is not None and len(shape) == 2]
+        sides.append((matrices, [number for number, shape in flat if shape is not None and len(shape) != 2]))
+    return chain(product(sides[0][0], sides[1][1]), product(sides[0][1], sides[1][0]))
 
 
 def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None:
@@ -117,11 +127,13 @@ def flattened_shapes(target: Layer, source: Layer) -> tuple[Shape, Shape] | None
     """
     if target.shape is None or source.shape is None or len(target.shape) == len(source.shape):
         return None
-    matrix, kernel = sorted((target.shape, source.shape), key=len)
-    if len(matrix) != 2 or not {target.kind, source.kind} <= _FLAT or target.biased != source.biased:
+    if target.kind not in _FLAT or source.kind not in _FLAT or target.biased != source.biased:
         return None  # a classifier is not the convolution before a norm, whatever its shape
-    flat = [(shape[0], prod(shape[1:])) for shape in (target.shape, source.shape)]
-    return (flat[0], flat[1]) if prod(kernel[2:]) == 1 or flat[0][1] == flat[1][1] else None
+    matrix, kernel = sorted((target.shape, source.shape), key=len)
+    if len(matrix) != 2:
+        return None
+    flat = (target.shape[0], prod(target.shape[1:])), (source.shape[0], prod(source.shape[1:]))
+    return flat if prod(kernel[2:]) == 1 or flat[0][1] == flat[1][1] else None
 
 
 def _by_kind(target: Sequence[Layer], source: Sequence[Layer], meets: Callable[[str, str], bool]) -> Floats:

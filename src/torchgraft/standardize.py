@@ -49,8 +49,8 @@ def _paper_layer(network: Network, node: Node) -> Layer:
     if node.kind not in PAPER_KINDS:
         return Layer(node.path, "other")
     prefix = f"{node.path}." if node.path else ""
-    specs = (network.tensors.get(prefix + role) for role in ("weight", "bias"))
-    return Layer(node.path, node.kind, node.shape, tuple(spec for spec in specs if spec is not None))
+    specs = map(network.tensors.get, (f"{prefix}weight", f"{prefix}bias"))
+    return Layer(node.path, node.kind, node.shape, tuple(filter(None, specs)))
 
 
 @lru_cache(maxsize=32)
@@ -71,8 +71,8 @@ def _mostly_singles(items: Sequence[_Item]) -> bool:
 
 
 def _no_repeats(items: Sequence[_Item]) -> bool:
-    blocks = [_signature([item]) for item in items if isinstance(item, tuple)]
-    return len(items) - len(blocks) >= len(blocks) == len(set(blocks))
+    blocks = [item for item in items if isinstance(item, tuple)]
+    return len(items) - len(blocks) >= len(blocks) == len({_signature(block) for block in blocks})
 
 
 def _standardize(root: Node, own: Own, unpacks: Vote, units: bool) -> tuple[Element, ...]:
@@ -83,7 +83,7 @@ def _standardize(root: Node, own: Own, unpacks: Vote, units: bool) -> tuple[Elem
         if node.shared and units:
             return 1, []
         only = is_root and len(node.children) == 1 and not mine
-        groups = [walk(child, only) for child in node.children]
+        groups = [walk(child, only) for child in node.children if not units or child.layers or child.children]
         return _join([*mine], _settle_units(groups) if units else groups, unpacks, is_root)
 
     items = walk(root, True)[1]
@@ -93,11 +93,11 @@ def _standardize(root: Node, own: Own, unpacks: Vote, units: bool) -> tuple[Elem
 def _join(items: list[_Item], groups: Sequence[_Group], unpacks: Vote, is_root: bool) -> _Group:
     """Steps 3 and 4 of Algorithm 1: what the children became, and whether their blocks are unpacked."""
     for depth, inner in groups:
-        if depth == 1 and _dimensional(inner) >= 2:
+        if depth == 1 and len(inner) >= 2 and _dimensional(inner) >= 2:
             items.append(_layers(inner))
         else:
             items += inner
-    if (not is_root and unpacks(items)) or len(items) == 1:
+    if len(items) == 1 or (not is_root and unpacks(items)):
         return 1, list(_layers(items))
     return 2, items
 
@@ -118,7 +118,7 @@ def _dimensional(items: Iterable[_Item]) -> int:
 
 def _settle_units(groups: Sequence[_Group]) -> Sequence[_Group]:
     """Make one block of each child that stands exactly alike beside a sibling."""
-    if sum(depth == 2 for depth, _ in groups) < 2:
+    if [depth for depth, _ in groups].count(2) < 2:
         return groups
     signatures = [_signature(items) if depth == 2 else None for depth, items in groups]
     repeats = Counter(signature for signature in signatures if signature is not None)

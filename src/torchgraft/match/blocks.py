@@ -17,7 +17,6 @@ __all__ = [
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +65,12 @@ class InnerScores:
 
     def groups(self) -> Iterator[Group]:
         """Put pairs of blocks of like sizes together."""
-        for rows in _by_size(self.target_blocks):
-            for columns in _by_size(self.source_blocks):
-                if self.weights[np.ix_(rows, columns)].any():
-                    t, places = _padded([self.target_blocks[a] for a in rows], np.any(self.table, 1))
-                    s, others = _padded([self.source_blocks[b] for b in columns], np.any(self.table, 0))
-                    scores = self.table[t[:, None, :, None], s[None, :, None, :]].reshape(-1, t.shape[1], s.shape[1])
-                    yield Group(rows, columns, scores, places.repeat(len(columns), 0), np.tile(others, (len(rows), 1)))
+        served = np.any(self.table, 1), np.any(self.table, 0)
+        sides = [list(_by_size(self.target_blocks, served[0])), list(_by_size(self.source_blocks, served[1]))]
+        for (rows, t, places), (columns, s, others) in product(*sides):
+            if self.weights[np.ix_(rows, columns)].any():
+                scores = self.table[t[:, None, :, None], s[None, :, None, :]].reshape(-1, t.shape[1], s.shape[1])
+                yield Group(rows, columns, scores, places.repeat(len(columns), 0), np.tile(others, (len(rows), 1)))
 
     def spread(self, values: Floats) -> Floats:
         """Spread values of the different pairs of blocks over all pairs of elements."""
@@ -117,12 +115,17 @@ def score_blocks(
     return BlockScores(inner.spread(found), inner, solutions)
 
 
-def _by_size(blocks: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """Numbers of the single layers, and of the blocks: padded together, single layers would cost as much as blocks."""
+def _by_size(
+    blocks: Sequence[tuple[int, ...]], served: NDArray[np.bool_]
+) -> Iterator[tuple[list[int], NDArray[np.intp], NDArray[np.intp]]]:
+    """Single layers, and blocks: padded together, single layers would cost as much as blocks.
+
+    Gives the numbers of the blocks, and their layers and places as :func:`_padded` does.
+    """
     for single in (True, False):
         numbers = [number for number, block in enumerate(blocks) if (len(block) == 1) == single]
         if numbers:
-            yield numbers
+            yield numbers, *_padded([blocks[number] for number in numbers], served)
 
 
 def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], list[bool], list[int]]:
@@ -153,17 +156,17 @@ def score_table(target: Sequence[Layer], source: Sequence[Layer], scorer: Scorer
     return table
 
 
-def _padded(blocks: Sequence[tuple[int, ...]], served: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _padded(blocks: Sequence[tuple[int, ...]], served: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Put the layers of blocks that ``served`` marks into rows of one length, padded with the last number.
 
-    Returns the numbers of the layers and their places in their blocks; the places of the padding go on counting.
+    Returns the numbers of the layers and their places in their blocks; the padding stands behind all of them.
     """
     longest = max(map(len, blocks))
     every = bool(served[:-1].all())
     kept = [range(len(block)) if every else [i for i, layer in enumerate(block) if served[layer]] for block in blocks]
     width = longest if every else max(1, *map(len, kept))
     numbers = np.full((len(blocks), width), len(served) - 1, np.intp)
-    places = np.tile(np.arange(longest, longest + width), (len(blocks), 1))
+    places = np.tile(np.arange(width) + (0 if every else longest), (len(blocks), 1))
     for row, block in enumerate(blocks):
         numbers[row, : len(kept[row])] = block if every else [block[i] for i in kept[row]]
         places[row, : len(kept[row])] = kept[row]

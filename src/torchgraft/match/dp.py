@@ -14,9 +14,11 @@ __all__ = ["Solution", "solve", "trace", "values"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike, NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int16]
@@ -56,26 +58,36 @@ def solve(
     >>> float(solve(np.ones((1, 2, 1))).value[0, -1, -1])
     1.4142135623730951
     """
-    pairs, n, m = scores.shape
-    value = np.zeros((pairs, n + 1, m + 1))
-    run = np.zeros((pairs, n + 1, m + 1), np.int16)
+    n = scores.shape[1]
+    value, run = _table(scores, np.float64), _table(scores, np.int16)
+    lengths = np.arange(1, n + 1, dtype=np.int16)[:, None, None]
     tolerance = _TIE if leading else 0.0
     for part, j, gains in _columns(scores, exponent, value, positions):
-        best = gains.argmax(axis=1)
-        matched = np.take_along_axis(gains, best[:, None, :], 1)[:, 0]
+        matched = gains.max(axis=0)
         if leading:
-            best = n - 1 - (gains[:, ::-1] >= matched[:, None] - tolerance).argmax(axis=1)
-        _decide(value[part], run[part], j, matched, best, tolerance)
-    return Solution(value, run)
+            best = (lengths * (gains >= matched - tolerance)).max(axis=0)
+        else:
+            best = np.where(gains == matched, lengths, n).min(axis=0)
+        _fill(value[..., part], j, matched)
+        skip, above = value[j, 1:, part], value[j + 1, :-1, part]
+        decision = np.where(above > skip + tolerance, -1, 0)
+        run[j + 1, 1:, part] = np.where(matched > np.maximum(skip, above) + tolerance, best, decision)
+    return Solution(value.T, run.T)
 
 
 def values(scores: Floats, exponent: float = 0.5, *, positions: Positions | None = None) -> Floats:
     """Return the values of a batch of pairs alone, ``(P,)``: all that a similarity needs."""
-    value = np.zeros((scores.shape[0], scores.shape[1] + 1, scores.shape[2] + 1))
+    value = _table(scores, np.float64)
     for part, j, gains in _columns(scores, exponent, value, positions):
-        _fill(value[part], j, gains.max(axis=1))
-    final: Floats = value[:, -1, -1]
+        _fill(value[..., part], j, gains.max(axis=0))
+    final: Floats = value[-1, -1]
     return final
+
+
+def _table(scores: Floats, dtype: DTypeLike) -> NDArray[Any]:
+    """Table of all pairs, column by column and with the pairs last, so that a step runs over adjacent numbers."""
+    pairs, n, m = scores.shape
+    return np.zeros((m + 1, n + 1, pairs), dtype)
 
 
 def _columns(
@@ -83,62 +95,58 @@ def _columns(
 ) -> Iterator[tuple[slice, int, Floats]]:
     """Go through the columns of all pairs: a slice of pairs, the column, and the gain of every run in it.
 
-    Gains are ``(pairs, n, n)``: entry ``[p, d-1, i-1]`` is the best value of a run of ``d`` targets that ends at
-    target ``i`` and of all before it. The receiver fills ``value[part, :, j + 1]`` before it asks for the next column.
+    Gains are ``(n, n, pairs)``: entry ``[d-1, i-1, p]`` is the best value of a run of ``d`` targets that ends at
+    target ``i`` and of all before it. The receiver fills ``value[j + 1, :, part]`` before it asks for the next column.
     """
     pairs, n, m = scores.shape
-    lengths = np.arange(1, n + 1, dtype=np.float64)[None, :, None]
-    # before[d-1, i-1] is the row of dp that a run of d targets ending at i continues from; row n+1 is "no such run".
-    before = np.arange(n)[None, :] - np.arange(n)[:, None]
-    before[before < 0] = n + 1
+    lengths = np.arange(1, n + 1, dtype=np.float64)[:, None, None]
+    if positions is not None and (positions == np.arange(n)).all():
+        positions = None
     step = max(1, _BATCH // max(1, n * n * min(m, 16)))
     for start in range(0, pairs, step):
         part = slice(start, min(start + step, pairs))
-        previous = np.full((part.stop - start, n + 2), -np.inf)
+        # The rows of the column before, below n rows that no run can continue from. Entry [d-1, i-1] of the view is the
+        # row that a run of d targets ending at i continues from; it follows what is written into ``rows``.
+        rows = np.full((2 * n + 1, part.stop - start), -np.inf)
+        before = sliding_window_view(rows, n, axis=0)[n:0:-1].transpose(0, 2, 1)
         if positions is not None:
             lengths = _lengths(positions[part])
         weights = lengths**-exponent
         width = max(1, _BATCH // max(1, n * n * (part.stop - start)))
         for first in range(0, m, width):
             sums = _run_sums(scores[part, :, first : first + width])
-            for j in range(first, min(first + width, m)):
-                previous[:, : n + 1] = value[part, :, j]
-                gains = weights * sums[j - first]
-                gains += previous[:, before]
+            sums *= weights
+            for j, gains in enumerate(sums, first):
+                rows[n:] = value[j, :, part]
+                gains += before
                 yield part, j, gains
 
 
 def _lengths(positions: Positions) -> Floats:
-    """``(P, n) -> (P, n, n)``: length of the run of ``d`` targets that ends at target ``i``, gaps included."""
+    """``(P, n) -> (n, n, P)``: length of the run of ``d`` targets that ends at target ``i``, gaps included."""
     n = positions.shape[1]
     starts = np.maximum(np.arange(n)[None, :] - np.arange(n)[:, None], 0)
-    return (positions[:, None, :] - positions[:, starts] + 1).astype(np.float64)
+    lengths: Floats = (positions.T[None] - positions.T[starts] + 1).astype(np.float64)
+    return lengths
 
 
 def _run_sums(columns: Floats) -> Floats:
-    """Sum the scores of every run: ``(P, n, m) -> (m, P, n, n)``.
+    """Sum the scores of every run: ``(P, n, m) -> (m, n, n, P)``.
 
-    Entry ``[j, p, d-1, i-1]`` is that of source ``j`` over the run of ``d`` targets that ends at target ``i``. Added up
+    Entry ``[j, d-1, i-1, p]`` is that of source ``j`` over the run of ``d`` targets that ends at target ``i``. Added up
     from the run's end to its start, one target at a time: ties between equal sums must stay ties.
     """
-    columns = columns.transpose(2, 0, 1)
-    m, pairs, n = columns.shape
-    sums = np.zeros((m, pairs, n, n))
-    sums[:, :, 0] = columns
+    columns = columns.T
+    m, n, pairs = columns.shape
+    sums = np.zeros((m, n, n, pairs))
+    sums[:, 0] = columns
     for d in range(1, n):
-        sums[:, :, d, d:] = sums[:, :, d - 1, d:] + columns[:, :, : n - d]
+        sums[:, d, d:] = sums[:, d - 1, d:] + columns[:, : n - d]
     return sums
 
 
 def _fill(value: Floats, j: int, matched: Floats) -> None:
-    value[:, 1:, j + 1] = np.maximum.accumulate(np.maximum(value[:, 1:, j], matched), axis=1)
-
-
-def _decide(value: Floats, run: Integers, j: int, matched: Floats, best: NDArray[np.intp], tolerance: float) -> None:
-    _fill(value, j, matched)
-    skip, above = value[:, 1:, j], value[:, :-1, j + 1]
-    decision = np.where(above > skip + tolerance, -1, 0)
-    run[:, 1:, j + 1] = np.where(matched > np.maximum(skip, above) + tolerance, best + 1, decision)
+    value[j + 1, 1:] = np.maximum.accumulate(np.maximum(value[j, 1:], matched), axis=0)
 
 
 def trace(solution: Solution, pair: int, n: int, m: int) -> list[tuple[int, int, int]]:
