@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
-from torchgraft.axes import AxisGroups, axis_groups, probe
+from torchgraft.axes import AxisGroups, Member, axis_groups, probe
 
 
 class Residual(nn.Module):
@@ -108,6 +109,63 @@ class Recurrent(nn.Module):
         return self.head(self.stack(self.embed(x))[0])
 
 
+class Deformable(nn.Module):
+    """Two heads that read a map at computed places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.places = nn.Conv2d(3, 8, 1), nn.Linear(3, 2 * 5 * 2)
+        self.weights, self.out = nn.Linear(3, 2 * 5), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        maps = self.values(x).reshape(n * 2, 4, *x.shape[2:])
+        mean = x.mean((2, 3))
+        places = self.places(mean).tanh().reshape(n * 2, 1, 5, 2)
+        read = F.grid_sample(maps, places, align_corners=False)  # n * heads, size, 1, points
+        read = (read * self.weights(mean).softmax(-1).reshape(n * 2, 1, 1, 5)).sum((2, 3))
+        return self.out(read.reshape(n, 8))
+
+
+class Indexed(nn.Module):
+    """A table of biases read at stored places, as in windowed attention; the same by ``gather``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(3, 8), nn.Linear(8, 4)
+        self.table, self.other = nn.Parameter(torch.randn(9, 2)), nn.Parameter(torch.randn(9, 5))
+        self.register_buffer("places", torch.arange(25).reshape(5, 5) % 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        bias = self.table[self.places.view(-1)].view(5, 5, 2).permute(2, 0, 1)
+        bias = bias + self.other.gather(0, self.places)
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return self.out(((heads @ heads.transpose(-1, -2) + bias).softmax(-1) @ heads).transpose(1, 2).flatten(2))
+
+
+class Experts(nn.Module):
+    """Rows written to their places, and windows that overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        made = torch.zeros_like(x)
+        rows = torch.arange(4, device=x.device)
+        made[:, rows] = self.b(x[:, rows]).relu()
+        n, length, width = made.shape
+        windows = made.contiguous().as_strided((n, length - 1, 2, width), (length * width, width, width, 1))
+        return self.c(windows.mean(2))
+
+
+def normalized() -> nn.Module:
+    """Weight norm around a hidden layer."""
+    return nn.Sequential(weight_norm(nn.Linear(3, 6)), nn.ReLU(), weight_norm(nn.Linear(6, 4)))
+
+
 PICTURE, WORDS = (2, 3, 8, 8), (2, 5, 3)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, PICTURE),
@@ -120,6 +178,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru": (lambda: Recurrent(nn.GRU), WORDS),
     "transposed": (lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ConvTranspose2d(6, 4, 2), nn.Conv2d(4, 5, 1)), PICTURE),
     "pixels": (lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.PixelShuffle(2), nn.Conv2d(2, 5, 1)), PICTURE),
+    "deformable": (Deformable, PICTURE),
+    "indexed": (Indexed, WORDS),
+    "experts": (Experts, WORDS),
+    "weight norm": (normalized, WORDS),
     "group norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 5, 1)), PICTURE),
 }  # fmt: skip
 
@@ -204,6 +266,93 @@ def test_inputs_outputs_and_words_are_locked() -> None:
     }  # fmt: skip
 
 
+def test_what_the_run_does_not_read_is_locked() -> None:
+    class Auxiliary(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Linear(8, 5)
+
+    locked = {m.key: g.locked for g in axis_groups(Auxiliary()).groups for m in g.members}
+    assert locked["auxiliary.weight"] == locked["auxiliary.bias"] == "not read in the run"
+
+
+def test_positions_that_only_longer_inputs_read_are_locked() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.head = nn.Parameter(torch.randn(1, 9, 3)), nn.Linear(3, 2)
+            self.fused = nn.Linear(3, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.places[:, : x.shape[1]]
+            x = self.fused(x)
+            return self.head(x[..., :3] * x[..., 3:])
+
+    groups = axis_groups(Positions(), [torch.zeros(1, 5, 3)])
+    places = {g.size: g.locked for g in groups.groups if Member("places", 1) in g.members}
+    assert places == {5: "an input", 4: "not read in the run"}
+    assert [g.size for g in groups.free()] == [3] and Member("fused.weight", 0) in groups.free()[0].members
+
+
+def test_groups_that_cannot_show_are_told_apart() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.thrown, self.summed, self.head = nn.Linear(3, 6), nn.Linear(3, 8), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.thrown(x)
+            return self.head(x) + self.summed(x).sum(-1, keepdim=True)
+
+    module, x = Odd(), torch.randn(2, 3)
+    groups = axis_groups(module)
+    proof = probe(module, groups, [x])
+    keys = {group.number: group.members[0].key for group in groups.groups}
+    assert [keys[number] for number in proof.idle] == ["thrown.weight"] and groups.idle >= {"thrown.weight"}
+    assert [keys[number] for number in proof.alike] == ["summed.weight"]
+    assert proof.silent == () and not proof.holds  # none of the two groups could show anything
+
+
+def test_probing_is_exact_where_the_model_computes_in_less() -> None:
+    class Rough(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).float()
+            return self.b((h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-6)).type_as(x))
+
+    assert probe(Rough(), axis_groups(Rough()), [torch.randn(5, 3)]).deviation < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "axis", "roles"),
+    [
+        ("residual", "stem.weight", 0, {"stream"}),
+        ("residual", "stem.weight", 1, {"input"}),
+        ("residual", "head.weight", 0, {"output"}),
+        ("residual", "stem.weight", 2, {"locked"}),
+        ("excited", "down.weight", 0, {"hidden"}),
+        ("attention", "down.weight", 1, {"hidden"}),
+        ("attention", "out.weight", 1, {"heads", "hidden"}),
+        ("grouped queries", "k.weight", 0, {"heads", "hidden"}),
+    ],
+)
+def test_roles(name: str, key: str, axis: int, roles: set[str]) -> None:
+    _, groups, _ = found(name)
+    assert {group.role for group in groups.groups if Member(key, axis) in group.members} == roles
+
+
+def test_an_activation_that_adds_makes_no_stream() -> None:
+    class Approximate(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1 + torch.tanh(x + 0.04 * x**3))
+
+    (hidden,) = axis_groups(nn.Sequential(nn.Linear(3, 6), Approximate(), nn.Linear(6, 4))).free()
+    assert hidden.role == "hidden"
+
+
 def test_a_norm_marks_what_shares_its_statistics() -> None:
     _, groups, _ = found("attention")
     (stream,) = [group for group in groups.groups if any(m.key == "norm.weight" for m in group.members)]
@@ -217,10 +366,10 @@ def test_an_operator_without_a_rule_is_told_and_locks_what_it_touches() -> None:
             self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(torch.fft.fft(self.a(x)).real)
+            return self.b(torch.cdist(self.a(x)[None], self.a(x)[None]) @ self.a(x))
 
     groups = axis_groups(Odd(), [torch.zeros(2, 3)])
-    assert "_fft_r2c" in groups.unknown
+    assert set(groups.unknown) == {"_cdist_forward"}
     assert groups.free() == ()
 
 
@@ -241,3 +390,10 @@ def test_a_wrong_group_does_not_pass() -> None:
     x = torch.randn(PICTURE)
     groups = axis_groups(Plain(), [x])
     assert probe(Residual(), groups, [x]).deviation > 1e-3
+
+
+def test_depth_does_not_silence_what_comes_first() -> None:
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(24)]
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks, nn.Conv2d(8, 4, 1))
+    proof = probe(module, axis_groups(module), [torch.randn(1, 3, 8, 8)], singles=25)
+    assert proof.probed == 25 and proof.holds

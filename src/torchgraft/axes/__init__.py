@@ -3,6 +3,8 @@
 terms   what an axis is made of, and what follows when two axes are the same
 trace   one run on the meta device: every operator, with the axes of what goes in and comes out
 rules   what every operator does to axes
+inputs  what a model can be run on, found by trying
+runs    the run itself, with values where its way depends on them
 groups  the result
 probe   its proof
 """
@@ -10,6 +12,7 @@ probe   its proof
 from __future__ import annotations
 
 from torchgraft.axes.groups import AxisGroups, Group, Member, axis_groups
+from torchgraft.axes.inputs import InputsError, example_inputs
 from torchgraft.axes.probe import Proof, probe
 
-__all__ = ["AxisGroups", "Group", "Member", "Proof", "axis_groups", "probe"]
+__all__ = ["AxisGroups", "Group", "InputsError", "Member", "Proof", "axis_groups", "example_inputs", "probe"]

@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from torchgraft.axes.rules import apply_rules
+from torchgraft.axes.attention import Scores, attention_scales
+from torchgraft.axes.branches import Branch, branches
+from torchgraft.axes.flow import flow_of
+from torchgraft.axes.norms import Norm, Reader, norms, readers
+from torchgraft.axes.runs import architecture, traced
+from torchgraft.axes.spans import Span, spans_of
 from torchgraft.axes.terms import Atom, Cat, Term, atoms_of, resolve, size_of
-from torchgraft.axes.trace import Trace, trace
+from torchgraft.axes.trace import Trace
+from torchgraft.network import unwrap
 
 Index = NDArray[np.int64]
 
@@ -32,7 +38,8 @@ class Group:
     """Units that stand for the same things wherever they occur: to move one is to move it in every member.
 
     ``locked`` says why they may not move at all (an input, an output, words looked up by number, an operator that no
-    rule knows); ``marks`` holds ``"statistics"`` where a norm, a softmax or a mean couples the units.
+    rule knows); ``marks`` holds ``"statistics"`` where a norm, a softmax or a mean couples the units, ``"sum"`` where
+    two computed values are added, ``"heads"`` where matrices are multiplied once for each unit.
     """
 
     number: int
@@ -41,18 +48,35 @@ class Group:
     marks: frozenset[str]
     members: tuple[Member, ...]
 
+    @property
+    def role(self) -> str:
+        """``input``, ``output``, ``locked``, ``heads``, ``stream`` (into which sums write) or ``hidden``."""
+        if self.locked:
+            return {"an input": "input", "an output": "output"}.get(self.locked, "locked")
+        return "heads" if "heads" in self.marks else "stream" if "sum" in self.marks else "hidden"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AxisGroups:
     """What :func:`axis_groups` found.
 
-    ``axes`` tells what every axis of every stored tensor is made of; ``unknown`` counts the operators without a rule,
-    whose axes are locked.
+    ``axes`` tells what every axis of every stored tensor is made of, ``spans`` the same as rows of products of groups;
+    ``unknown`` counts the operators without a rule,
+    whose axes are locked; ``branches`` are the residual branches, those inside others first; ``norms`` those over all
+    units of a group, by the key of their gain, and ``normed`` the weights that read what such norms give; ``scales``
+    tell what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors
+    that no output is computed from.
     """
 
     groups: tuple[Group, ...]
     axes: Mapping[str, tuple[Term, ...]]
+    spans: Mapping[str, tuple[tuple[Span, ...], ...]]
     unknown: Mapping[str, int]
+    branches: tuple[Branch, ...]
+    norms: Mapping[str, Norm]
+    normed: Mapping[str, Reader]
+    scales: Mapping[str, Scores]
+    idle: frozenset[str]
 
     def free(self) -> tuple[Group, ...]:
         """Return the groups whose units may move."""
@@ -68,27 +92,49 @@ class AxisGroups:
         return _index(self.axes[member.key][member.axis], chosen)
 
 
-def axis_groups(module: nn.Module, inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> AxisGroups:
+def axis_groups(
+    module: nn.Module, inputs: Sequence[Any] | None = None, options: Mapping[str, Any] | None = None
+) -> AxisGroups:
     """Find the axis groups of a model by running it once without values.
 
+    Where the way of a run depends on values (boxes to keep, experts to ask), a copy with values is run. What was found
+    is kept for the next model of the same architecture.
+
     Args:
-        module: any module that can run on the meta device; left as it is.
-        inputs: positional arguments of a run, of which shapes alone count.
+        module: any module; left as it is.
+        inputs: positional arguments of a run, of which shapes alone count;
+            :func:`~torchgraft.axes.inputs.example_inputs` where there are none.
         options: keyword arguments.
 
     Raises:
-        Exception: whatever the model raises on these inputs.
+        InputsError: no inputs were given, and the model runs on nothing that was tried.
+        Exception: whatever the model raises on the given inputs.
 
-    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> for group in axis_groups(net, [torch.zeros(1, 4)]).free():
+    >>> for group in axis_groups(net).free():
     ...     print(group.size, [(member.key, member.axis) for member in group.members])
     8 [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]
     """
-    return _grouped(trace(module, inputs, apply_rules, options))
+    module = unwrap(module)
+    key = architecture(module, inputs, options)
+    kept = _KEPT.get(key) if key is not None else None
+    if kept is not None:
+        return kept
+    found, hollow = traced(module, inputs, options)
+    groups = _grouped(found, module)
+    if key is not None and hollow:
+        while len(_KEPT) >= _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = groups
+    return groups
 
 
-def _grouped(found: Trace) -> AxisGroups:
+# What was found before, by architecture; the oldest goes first.
+_KEPT: dict[tuple[Any, ...], AxisGroups] = {}
+_MOST_KEPT = 64
+
+
+def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
     axes = {key: tuple(map(resolve, row)) for key, row in found.axes.items()}
     members: dict[Atom, list[Member]] = {}
     for key, row in axes.items():
@@ -98,7 +144,19 @@ def _grouped(found: Trace) -> AxisGroups:
     groups = tuple(
         Group(atom.number, atom.size, atom.locked, frozenset(atom.marks), tuple(held)) for atom, held in members.items()
     )
-    return AxisGroups(groups, axes, found.unknown)
+    flow = flow_of(found)
+    coupling = norms(flow, module)
+    return AxisGroups(
+        groups,
+        axes,
+        {key: tuple(map(spans_of, row)) for key, row in axes.items()},
+        found.unknown,
+        branches(flow),
+        coupling,
+        readers(flow, coupling),
+        attention_scales(flow),
+        found.idle,
+    )
 
 
 def _index(term: Term, chosen: Mapping[int, Index]) -> Index:

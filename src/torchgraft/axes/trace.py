@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
-__all__ = ["Axes", "Call", "Trace", "fresh", "same", "trace", "unify_or_lock", "wide"]
+__all__ = [
+    "Axes",
+    "Call",
+    "Step",
+    "Trace",
+    "broadcast",
+    "fresh",
+    "mark",
+    "plain_operators",
+    "positions",
+    "same",
+    "trace",
+    "uniform_buffers",
+    "unify_or_lock",
+    "wide",
+]
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchgraft.axes.terms import ONE, Atom, Term, lock, resolve, size_of, unify
+from torchgraft.axes.outputs import outputs_of
+from torchgraft.axes.shadow import plain_operators, shadow_of
+from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
 from torchgraft.network import unwrap
 
 Axes = tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
+
+    A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
+    product has for a factor.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    scale: float = 1.0
 
 
 @dataclass(slots=True)
 class Trace:
     """What a run has shown: the axes of every parameter and buffer, and the operators that no rule knows.
 
-    ``axes`` are by key of the state dict, further names of tied tensors left out.
+    ``axes`` are by key of the state dict, further names of tied tensors left out; ``steps`` are the operators in the
+    order of the run, ``stored`` the keys of the values that are parameters or buffers, ``idle`` the keys of those that
+    no output is computed from.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    stored: dict[int, str] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +105,9 @@ class _Known:
     def __init__(self) -> None:
         self._axes: dict[int, Axes] = {}
         self._alive: list[Tensor] = []
+        self._numbers: dict[int, int] = {}
+        self._count = 0
+        self.stored: dict[int, str] = {}  # keys by identity
 
     def of(self, tensor: Tensor) -> Axes:
         found = self._axes.get(id(tensor))
@@ -82,6 +119,18 @@ class _Known:
     def set(self, tensor: Tensor, axes: Axes) -> None:
         self._axes[id(tensor)] = axes
         self._alive.append(tensor)
+
+    def computed(self) -> frozenset[Atom]:
+        """Return the atoms in the axes of all tensors but the stored ones."""
+        rows = {axes for number, axes in self._axes.items() if number not in self.stored}
+        return frozenset(atom for axes in rows for term in axes for atom in atoms_of(term))
+
+    def number(self, tensor: Tensor, *, new: bool = False) -> int:
+        """Return the number of a tensor's present value; ``new`` where an operator has just written it."""
+        if new or id(tensor) not in self._numbers:
+            self._numbers[id(tensor)] = self._count
+            self._count += 1
+        return self._numbers[id(tensor)]
 
 
 def fresh(size: int, locked: str = "") -> Term:
@@ -96,6 +145,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, rules: Rules, known: _Known, found: Trace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules, self._known, self._found = rules, known, found
+        self._origins: dict[int, int] = {}  # the value that another one is a function of, place by place
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -104,11 +154,26 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         name = str(func.overloadpacket).removeprefix("aten.")
         call = Call(name, tuple(args), kwargs or {}, outputs, self._known)
+        read = tuple(map(self._known.number, call.tensors()))
+        written = tuple(self._known.number(output, new=True) for output in outputs)
+        self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args)))
         pointwise = torch.Tag.pointwise in func.tags
         if not self._rules(replace(call, name="pointwise") if pointwise else call):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
+        origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
+        if name in ("add", "add_") and len(origins) == 2:
+            mark(call.axes(outputs[0]), "sum")  # of two computed values: a stream into which both write
+        origin = origins.pop() if pointwise and len(origins) == 1 else written[0]
+        self._origins.update(dict.fromkeys(written, origin))
         return result
+
+
+def _scale(name: str, args: Sequence[Any]) -> float:
+    factor = args[1] if len(args) > 1 and isinstance(args[1], int | float) else 1
+    if name.rstrip("_") == "mul":
+        return float(factor)
+    return 1 / factor if name.rstrip("_") == "div" and factor else 1.0
 
 
 def _give_up(call: Call) -> None:
@@ -120,7 +185,14 @@ def _give_up(call: Call) -> None:
     call.give_new(reason)
 
 
-def trace(module: nn.Module, inputs: Sequence[Any], rules: Rules, options: Mapping[str, Any] | None = None) -> Trace:
+def trace(
+    module: nn.Module,
+    inputs: Sequence[Any],
+    rules: Rules,
+    options: Mapping[str, Any] | None = None,
+    *,
+    values: bool = False,
+) -> Trace:
     """Run ``module`` once on the meta device, in eval mode, and return what its operators tie together.
 
     Args:
@@ -128,29 +200,54 @@ def trace(module: nn.Module, inputs: Sequence[Any], rules: Rules, options: Mappi
         inputs: positional arguments; their tensors count by shape alone.
         rules: write the axes of an operator's outputs; false where no rule knows it.
         options: keyword arguments.
+        values: run with values where the module stands, since its way depends on them.
     """
     module = unwrap(module)
-    shadow = _shadow(module)
+    shadow = shadow_of(module, values)
     known, found = _Known(), Trace()
-    _register(shadow, known, found, _uniform(module))
-    arguments = tree_map_only(Tensor, lambda tensor: _input(tensor, known), (tuple(inputs), dict(options or {})))
-    with torch.no_grad(), _plain_operators(), _Mode(rules, known, found):
+    _register(shadow, known, found, uniform_buffers(module))
+    arguments = tree_map_only(
+        Tensor, lambda tensor: _input(tensor, known, values), (tuple(inputs), dict(options or {}))
+    )
+    with torch.no_grad(), plain_operators(), _Mode(rules, known, found):
         result = shadow(*arguments[0], **arguments[1])
-    for leaf in tree_leaves(dict(result) if isinstance(result, Mapping) else result):
-        if isinstance(leaf, Tensor):
-            for axis in known.of(leaf):
-                lock(axis, "an output")
+    outputs = outputs_of(result)
+    for output in outputs:
+        for axis in known.of(output):
+            lock(axis, "an output")
+    _lock_unread(found)
+    _lock_cut_off(found, known)
+    found.idle = _idle(found, set(map(known.number, outputs)))
     return found
 
 
-def _shadow(module: nn.Module) -> nn.Module:
-    """Return a copy on the meta device, in eval mode; tied tensors stay tied."""
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) not in memo:
-            hollow = torch.empty_like(tensor, device="meta")
-            memo[id(tensor)] = nn.Parameter(hollow, False) if isinstance(tensor, nn.Parameter) else hollow
-    return copy.deepcopy(module, memo).eval()
+def _lock_unread(found: Trace) -> None:
+    """Of what the run did not read (an auxiliary head, an expert without a word) nothing is known."""
+    read = {found.stored[value] for step in found.steps for value in step.inputs if value in found.stored}
+    for key, axes in found.axes.items():
+        if key not in read:
+            for axis in axes:
+                lock(axis, "not read in the run")
+
+
+def _lock_cut_off(found: Trace, known: _Known) -> None:
+    """Parts of stored tensors that only longer inputs would read (positions) have not shown what they belong to."""
+    cut = [term for axes in found.axes.values() for term in axes if isinstance(resolve(term), Cat)]
+    if not cut:
+        return
+    met = known.computed()
+    for term in cut:
+        for atom in atoms_of(term):
+            if atom not in met:
+                lock(atom, "not read in the run")
+
+
+def _idle(found: Trace, needed: set[int]) -> frozenset[str]:
+    """What is read, but leads to no output: a pooler whose result is thrown away."""
+    for step in reversed(found.steps):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.inputs)
+    return frozenset(key for value, key in found.stored.items() if value not in needed)
 
 
 def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset[str]) -> None:
@@ -161,6 +258,8 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
             found.axes[key] = tuple(fresh(size) for size in tensor.shape)
+            found.stored[known.number(tensor)] = key
+            known.stored[id(tensor)] = key
             known.set(tensor, found.axes[key])
     for key, tensor in module.named_buffers():
         if id(tensor) not in seen:  # computed by the constructor, and lost in a state dict
@@ -168,31 +267,26 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
             known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
 
 
-def _uniform(module: nn.Module) -> frozenset[str]:
-    """Names of the buffers that hold one value everywhere (the missing bias of BEiT's keys), so that none moves."""
+def uniform_buffers(module: nn.Module) -> frozenset[str]:
+    """Return the names of the buffers that are not stored and hold one value everywhere: no unit of them has a place.
+
+    Such is the missing bias of BEiT's keys.
+    """
     return frozenset(
-        key
-        for key, buffer in module.named_buffers()
-        if buffer.numel() and not buffer.is_meta and bool((buffer == buffer.flatten()[0]).all())
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+        if (buffer := part._buffers.get(name)) is not None
+        and buffer.numel()
+        and not buffer.is_meta
+        and bool((buffer == buffer.flatten()[0]).all())
     )
 
 
-def _input(tensor: Tensor, known: _Known) -> Tensor:
-    hollow = torch.empty_like(tensor, device="meta")
+def _input(tensor: Tensor, known: _Known, values: bool) -> Tensor:
+    hollow = tensor.detach().clone() if values else torch.empty_like(tensor, device="meta")
     known.set(hollow, tuple(fresh(size, "an input") for size in tensor.shape))
     return hollow
-
-
-@contextmanager
-def _plain_operators() -> Iterator[None]:
-    """Keep torch from fusing what has rules into what has none."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def same(a: Sequence[Term], b: Sequence[Term]) -> None:
@@ -200,6 +294,31 @@ def same(a: Sequence[Term], b: Sequence[Term]) -> None:
     for x, y in zip(reversed(a), reversed(b), strict=False):
         if resolve(x) != ONE and resolve(y) != ONE:
             unify(x, y)
+
+
+def broadcast(rows: Sequence[Axes], shape: Sequence[int]) -> list[Term]:
+    """Unify rows of axes as broadcasting to a shape does; return the widest of every axis."""
+    axes: list[Term] = []
+    for place in range(-len(shape), 0):
+        held = [row[place] for row in rows if len(row) >= -place and wide(row[place])]
+        for other in held[1:]:
+            unify(held[0], other)
+        axes.append(held[0] if held else fresh(shape[place]))
+    return axes
+
+
+def mark(axes: Sequence[Term], what: str) -> None:
+    """Say something of all atoms of some axes."""
+    for axis in axes:
+        for atom in atoms_of(axis):
+            atom.marks.add(what)
+
+
+def positions(axes: Sequence[Term], shape: Sequence[int]) -> list[Term]:
+    """Lock the places of a picture or a row, whose neighbours are read together; return those of the result."""
+    for axis in axes:
+        lock(axis, "positions")
+    return [fresh(size, "positions") for size in shape]
 
 
 def unify_or_lock(a: Term, b: Term) -> None:

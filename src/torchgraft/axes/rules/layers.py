@@ -7,14 +7,16 @@ __all__ = [
     "batch_norm",
     "convolution",
     "embedding",
+    "grid_sample",
     "group_norm",
+    "grouped_product",
     "layer_norm",
+    "normalized_weight",
     "product",
 ]
 
-from torchgraft.axes.rules.values import mark
 from torchgraft.axes.terms import ONE, fuse, lock, size_of, split
-from torchgraft.axes.trace import Call, fresh, same, unify_or_lock, wide
+from torchgraft.axes.trace import Call, fresh, mark, positions, same, unify_or_lock, wide
 
 
 def convolution(call: Call) -> None:
@@ -35,8 +37,8 @@ def convolution(call: Call) -> None:
         unify_or_lock(x[1], reads)
     if bias is not None:
         unify_or_lock(call.axes(bias)[0], writes)
-    places = call.outputs[0].shape[2:]
-    call.give([x[0], writes, *(fresh(size, "positions") for size in places)])
+    moves = any(size_of(one) > 1 for one in w[2:]) or set(call.args[3]) != {1} or any(call.args[4])
+    call.give([x[0], writes, *(positions(x[2:], call.outputs[0].shape[2:]) if moves else x[2:])])
 
 
 def batch_norm(call: Call) -> None:
@@ -53,7 +55,7 @@ def batch_norm(call: Call) -> None:
 def layer_norm(call: Call) -> None:
     """Gain and shift follow the last axes, which share their statistics."""
     x, over = call.axes(call.args[0]), len(call.args[1])
-    mark(x[-over:])
+    mark(x[-over:], "statistics")
     for tensor in call.tensors()[1:]:
         same(x, call.axes(tensor))
     call.give(x)
@@ -66,7 +68,7 @@ def group_norm(call: Call) -> None:
     x, groups = call.axes(call.args[0]), call.args[6]
     if groups > 1:
         split(x[1], (groups, size_of(x[1]) // groups))
-    mark(x[1:2])
+    mark(x[1:2], "statistics")
     for tensor in call.tensors()[1:]:
         unify_or_lock(call.axes(tensor)[0], x[1])
     call.give(x)
@@ -83,6 +85,7 @@ def product(call: Call) -> None:
     else:
         contracted = x[-1], y[-2]
         same(x[:-2], y[:-2])
+        mark(x[:-2] + y[:-2], "heads")
         batch = [a if wide(a) else b for a, b in zip(x[:-2], y[:-2], strict=False)]
         out = [*batch, x[-2], y[-1]]
     unify_or_lock(*contracted)
@@ -105,5 +108,37 @@ def attention(call: Call) -> None:
     unify_or_lock(k[-2], v[-2])
     for other in (k, v):
         same(q[:-2], other[:-2])
+    mark(q[:-2], "heads")
     call.give([*q[:-1], v[-1]])
     call.give_new("positions", 1)
+
+
+def grouped_product(call: Call) -> None:
+    """Rows ``x (n, in)`` in turn through the matrices ``w (experts, in, out)``, of which each takes a stretch."""
+    x, w = call.axes(call.args[0]), call.axes(call.args[1])
+    if len(x) == 2 and len(w) == 3:
+        lock(x[0], "rows in the order of their experts")
+        lock(w[0], "looked up by number")
+        unify_or_lock(x[1], w[1])
+        call.give([x[0], w[2]])
+    else:
+        for term in (*x, *w):
+            lock(term, f"operator {call.name}")
+        call.give_new(f"operator {call.name}")
+
+
+def grid_sample(call: Call) -> None:
+    """``x (n, c, ...)`` read at the places of ``grid (n, ..., 2 or 3)``."""
+    x, grid = call.axes(call.args[0]), call.axes(call.args[1])
+    unify_or_lock(x[0], grid[0])
+    for term in (*x[2:], grid[-1]):
+        lock(term, "places that are computed")
+    call.give([x[0], x[1], *grid[1:-1]])
+
+
+def normalized_weight(call: Call) -> None:
+    """Weight norm: directions ``v``, and lengths ``g`` along one axis."""
+    v, g = call.axes(call.args[0]), call.axes(call.args[1])
+    same(v, g)
+    call.give(v)
+    call.give(g, 1)

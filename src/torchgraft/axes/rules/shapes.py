@@ -6,8 +6,10 @@ __all__ = [
     "concatenate",
     "divide",
     "expand",
+    "fold",
     "gather",
     "index",
+    "index_put",
     "index_select",
     "pad",
     "permute",
@@ -19,17 +21,23 @@ __all__ = [
     "shuffle",
     "slice_",
     "stack",
+    "strided",
     "transpose",
     "unbind",
     "unfold",
     "unshuffle",
+    "windows",
 ]
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from torchgraft.axes.terms import ONE, Cat, Term, cut, fuse, lock, resolve, size_of, split, unify
-from torchgraft.axes.trace import Axes, Call, fresh, same, wide
+from torchgraft.axes.trace import Axes, Call, broadcast, fresh, positions, same, wide
 
 
 def reshape(call: Call) -> None:
@@ -97,6 +105,9 @@ def repeat(call: Call) -> None:
 def concatenate(call: Call) -> None:
     """The parts stand one after the other; all other axes are one."""
     tensors = [tensor for tensor in call.args[0] if tensor.numel() or tensor.ndim > 1]
+    if not tensors:
+        call.give_new("nothing")
+        return
     axis = call.arg(1, "dim", 0) % call.outputs[0].ndim
     rows = [call.axes(tensor) for tensor in tensors]
     for row in rows[1:]:
@@ -195,18 +206,46 @@ def _padded(term: Term, before: int, after: int, size: int) -> Term:
 
 
 def index(call: Call) -> None:
-    """Places looked up by number: they stay, all other axes follow."""
+    """Places looked up by number: they stay; the numbers' axes take their place, all other axes follow."""
+    call.give(_looked_up(call, call.outputs[0].shape))
+
+
+def index_put(call: Call) -> None:
+    """The same places written: what is put there has the axes of what would be read there."""
+    x, values = call.args[0], call.args[2]
+    if any(one is not None and one.dtype == torch.bool for one in call.args[1]):
+        for term in (*call.axes(x), *call.axes(values)):
+            lock(term, "looked up by number")
+    else:
+        shape = torch.empty(x.shape, device="meta")[tuple(_hollow(one) for one in call.args[1])].shape
+        same(_looked_up(call, shape), call.axes(values))
+    call.give(call.axes(x))
+
+
+def _hollow(lookup: Tensor | None) -> Any:
+    return slice(None) if lookup is None else torch.empty(lookup.shape, dtype=torch.long, device="meta")
+
+
+def _looked_up(call: Call, shape: Sequence[int]) -> list[Term]:
     axes, lookups = call.axes(call.args[0]), list(call.args[1])
     used = [place for place, one in enumerate(lookups) if one is not None]
     for place in used:
         lock(axes[place], "looked up by number")
-    shape = call.outputs[0].shape
     rest = [term for place, term in enumerate(axes) if place not in used]
-    new = len(shape) - len(rest)
     together = used == list(range(used[0], used[0] + len(used)))
     first = used[0] if together else 0
-    found = [fresh(size, "looked up by number") for size in shape[first : first + new]]
-    call.give([*rest[:first], *found, *rest[first:]])
+    found = _numbers(call, [lookups[place] for place in used], shape[first : first + len(shape) - len(rest)])
+    return [*rest[:first], *found, *rest[first:]]
+
+
+def _numbers(call: Call, lookups: list[Tensor], shape: Sequence[int]) -> list[Term]:
+    """The axes of numbers that are looked up together; a choice by true and false leaves places that stay."""
+    rows = [call.axes(one) for one in lookups]
+    if any(one.dtype in (torch.bool, torch.uint8) for one in lookups):
+        for term in (term for row in rows for term in row):
+            lock(term, "looked up by number")
+        return [fresh(size, "looked up by number") for size in shape]
+    return broadcast(rows, shape)
 
 
 def index_select(call: Call) -> None:
@@ -214,20 +253,42 @@ def index_select(call: Call) -> None:
     axes = list(call.axes(call.args[0]))
     axis = call.args[1] % len(axes)
     lock(axes[axis], "looked up by number")
-    axes[axis] = fresh(call.outputs[0].shape[axis], "looked up by number")
+    numbers = call.axes(call.args[2])
+    axes[axis] = numbers[0] if numbers else ONE
     call.give(axes)
 
 
 def gather(call: Call) -> None:
-    """Each place looked up for itself along one axis; the others follow where they are whole."""
-    axes = call.axes(call.args[0])
+    """Each place looked up for itself along one axis; along the others places and numbers go side by side."""
+    axes, numbers = call.axes(call.args[0]), call.axes(call.args[2])
     axis = call.args[1] % len(axes) if axes else 0
-    others = call.axes(call.args[2])
-    for place, (term, other) in enumerate(zip(axes, others, strict=True)):
-        if place == axis or size_of(term) != size_of(other):
+    for place, (term, number) in enumerate(zip(axes, numbers, strict=True)):
+        if place == axis:
             lock(term, "looked up by number")
-    call.give([other if size_of(term) != size_of(other) or i == axis else term
-               for i, (term, other) in enumerate(zip(axes, others, strict=True))])  # fmt: skip
+        elif size_of(term) == size_of(number):
+            unify(term, number)
+        else:
+            lock(term, "looked up by number")
+            lock(number, "looked up by number")
+    call.give(numbers)
+
+
+def strided(call: Call) -> None:
+    """``as_strided``: axes that keep size and step follow, all others stay where they are."""
+    x, shape, steps = call.args[0], call.args[1], call.args[2]
+    axes = call.axes(x)
+    places = {
+        (size, step): place for place, (size, step) in enumerate(zip(x.shape, x.stride(), strict=True)) if size > 1
+    }
+    found: list[Term] = []
+    for place, (size, step) in enumerate(zip(shape, steps, strict=True)):
+        others = [other for i, other in enumerate(steps) if i != place and shape[i] > 1]
+        whole = all(other < step or other % (step * size) == 0 for other in others) and not call.arg(3, "offset")
+        kept = places.pop((size, step), None) if whole else None
+        found.append(fresh(size, f"operator {call.name}") if kept is None else axes[kept])
+    for place in places.values():
+        lock(axes[place], f"operator {call.name}")
+    call.give(found)
 
 
 def shuffle(call: Call) -> None:
@@ -238,14 +299,22 @@ def shuffle(call: Call) -> None:
         lock(axes[-3], "a pixel shuffle")
         found = (fresh(size_of(axes[-3]) // square, "a pixel shuffle"), ONE)
     lock(found[1], "places of a pixel")
-    call.give([*axes[:-3], found[0], *(fresh(size, "positions") for size in call.outputs[0].shape[-2:])])
+    call.give([*axes[:-3], found[0], *positions(axes[-2:], call.outputs[0].shape[-2:])])
 
 
 def unshuffle(call: Call) -> None:
     """Its reverse: ``(c, h * r, w * r)`` to ``(c * r * r, h, w)``."""
     axes, square = call.axes(call.args[0]), call.args[1] ** 2
     channels = fuse((axes[-3], fresh(square, "places of a pixel")))
-    call.give([*axes[:-3], channels, *(fresh(size, "positions") for size in call.outputs[0].shape[-2:])])
+    call.give([*axes[:-3], channels, *positions(axes[-2:], call.outputs[0].shape[-2:])])
+
+
+def windows(call: Call) -> None:
+    """``Tensor.unfold``: windows over one axis, their places last."""
+    axes, shape = list(call.axes(call.args[0])), call.outputs[0].shape
+    axis = call.args[1] % len(axes)
+    axes[axis], inside = positions(axes[axis : axis + 1], (shape[axis], shape[-1]))
+    call.give([*axes, inside])
 
 
 def unfold(call: Call) -> None:
@@ -253,4 +322,16 @@ def unfold(call: Call) -> None:
     axes, shape = call.axes(call.args[0]), call.outputs[0].shape
     window = shape[-2] // size_of(axes[-3])
     channels = fuse((axes[-3], fresh(window, "a window")))
-    call.give([*axes[:-3], channels, fresh(shape[-1], "positions")])
+    call.give([*axes[:-3], channels, *positions(axes[-2:], shape[-1:])])
+
+
+def fold(call: Call) -> None:
+    """``col2im``, its reverse: ``(n, c * window, places)`` to ``(n, c, h, w)``."""
+    axes, shape = call.axes(call.args[0]), call.outputs[0].shape
+    channels = shape[-3]
+    found = split(axes[-2], (channels, size_of(axes[-2]) // channels))
+    if found is None:
+        lock(axes[-2], "windows that are added")
+        found = (fresh(channels, "windows that are added"), ONE)
+    lock(found[1], "a window")
+    call.give([*axes[:-2], found[0], *positions(axes[-1:], shape[-2:])])

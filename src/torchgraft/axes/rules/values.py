@@ -4,11 +4,12 @@ from __future__ import annotations
 
 __all__ = [
     "constant",
+    "fourier",
     "gated",
     "in_order",
     "keep",
-    "mark",
     "numbered",
+    "parts_of_complex",
     "pointwise",
     "reduce",
     "softmax",
@@ -16,39 +17,26 @@ __all__ = [
     "write",
 ]
 
-from collections.abc import Sequence
+import re
 
 from torchgraft.axes.rules.shapes import pieces_of
-from torchgraft.axes.terms import ONE, Term, atoms_of, lock, size_of, unify
-from torchgraft.axes.trace import Call, fresh, same, wide
+from torchgraft.axes.terms import ONE, lock, size_of, unify
+from torchgraft.axes.trace import Call, broadcast, fresh, mark, positions, same
 
 
 def pointwise(call: Call) -> None:
     """Broadcast all arguments against each other; the output has the widest of every axis."""
     rows = [call.axes(tensor) for tensor in call.tensors() if tensor.ndim]
     for place, output in enumerate(call.outputs):
-        axes: list[Term] = []
-        for axis in range(output.ndim):
-            found = [row[axis - output.ndim] for row in rows if len(row) >= output.ndim - axis]
-            held = [term for term in found if wide(term)]
-            for other in held[1:]:
-                unify(held[0], other)
-            axes.append(held[0] if held else fresh(output.shape[axis]))
-        call.give(axes, place)
+        call.give(broadcast(rows, output.shape), place)
 
 
 def keep(call: Call) -> None:
-    """The outputs have the axes of the first argument where they have its size; what changes is nobody's unit."""
-    first = call.axes(call.tensors()[0])
+    """Pooling, resampling and padding over the last axes: their places stay, all other axes follow."""
+    x = call.axes(call.tensors()[0])
+    over = int(re.findall(r"(\d)d", call.name)[0])
     for place, output in enumerate(call.outputs):
-        if output.ndim == len(first):
-            axes = [
-                term if size_of(term) == size else fresh(size, "positions")
-                for term, size in zip(first, output.shape, strict=True)
-            ]
-        else:
-            axes = [fresh(size, "positions") for size in output.shape]
-        call.give(axes, place)
+        call.give([*x[:-over], *positions(x[-over:], output.shape[-over:])], place)
 
 
 def constant(call: Call) -> None:
@@ -61,13 +49,6 @@ def numbered(call: Call) -> None:
     call.give_new("counted places")
 
 
-def mark(axes: Sequence[Term]) -> None:
-    """Say that the units of axes share a statistic."""
-    for axis in axes:
-        for atom in atoms_of(axis):
-            atom.marks.add("statistics")
-
-
 def reduce(call: Call) -> None:
     """Sums and means over axes: they go, or are left with one place; their units share a statistic."""
     x = call.args[0]
@@ -76,7 +57,7 @@ def reduce(call: Call) -> None:
         dims = [dims]
     everywhere = not isinstance(dims, list | tuple) or not dims  # what stands there is none of the axes
     gone = set(range(x.ndim)) if everywhere else {dim % x.ndim for dim in dims}
-    mark([axes[dim] for dim in gone])
+    mark([axes[dim] for dim in gone], "statistics")
     for place, output in enumerate(call.outputs):
         kept = output.ndim == x.ndim
         call.give([ONE if i in gone else term for i, term in enumerate(axes) if kept or i not in gone], place)
@@ -85,7 +66,7 @@ def reduce(call: Call) -> None:
 def softmax(call: Call) -> None:
     """All places of an axis share a sum."""
     axes = call.axes(call.args[0])
-    mark([axes[call.args[1]]] if axes else [])
+    mark([axes[call.args[1]]] if axes else [], "statistics")
     call.give(axes)
 
 
@@ -97,7 +78,28 @@ def in_order(call: Call) -> None:
     for dim in [dims] if isinstance(dims, int) else dims or range(len(axes)):
         if axes and isinstance(dim, int):
             lock(axes[dim], f"operator {call.name}")
-    keep(call)
+    for place, output in enumerate(call.outputs):
+        sizes = zip(axes, output.shape, strict=True)
+        call.give([term if size_of(term) == size else fresh(size, "positions") for term, size in sizes], place)
+
+
+def fourier(call: Call) -> None:
+    """Transforms over axes: their places stay, and so do those of the frequencies."""
+    axes, dims = list(call.axes(call.args[0])), call.args[1]
+    for dim in dims:
+        lock(axes[dim], "a Fourier transform")
+        axes[dim] = fresh(call.outputs[0].shape[dim], "a Fourier transform")
+    call.give(axes)
+
+
+def parts_of_complex(call: Call) -> None:
+    """``view_as_real``: a last axis for the real and the imaginary part; ``view_as_complex`` takes it away."""
+    axes = list(call.axes(call.args[0]))
+    if call.name == "view_as_real":
+        call.give([*axes, fresh(2, "parts of a complex number")])
+    else:
+        lock(axes[-1], "parts of a complex number")
+        call.give(axes[:-1])
 
 
 def triangle(call: Call) -> None:

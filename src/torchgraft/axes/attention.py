@@ -1,0 +1,58 @@
+"""Attention in a run: which weights make the keys, and what their products with the queries are multiplied by."""
+
+from __future__ import annotations
+
+__all__ = ["Scores", "attention_scales"]
+
+from dataclasses import dataclass
+
+from torchgraft.axes.flow import Flow
+
+_SOFTMAXES = frozenset(("_softmax", "_safe_softmax"))
+_PRODUCTS = frozenset(("bmm", "baddbmm"))
+_WEIGHTED = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight stand
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the products of queries and keys are multiplied by; ``fused`` where one weight makes both."""
+
+    scale: float
+    fused: bool
+
+
+def attention_scales(flow: Flow) -> dict[str, Scores]:
+    """Return, by the key of every weight or bias that makes keys, the number that scores are multiplied by."""
+    found: dict[str, Scores] = {}
+    for step in flow.steps:
+        scores = _scores(flow, step.inputs[0]) if step.name in _SOFTMAXES else None
+        if scores is None:
+            continue
+        product, factor = scores
+        queries, keys = (flow.scaled(value) for value in flow.steps[product].inputs[-2:])
+        makers = [_makers(flow, value) for value, _ in (queries, keys)]
+        fused = not makers[1].isdisjoint(makers[0])
+        found |= {key: Scores(factor * queries[1] * keys[1], fused) for key in makers[1]}
+    return found
+
+
+def _makers(flow: Flow, value: int) -> set[str]:
+    """Return the weight and the bias of the product that made a value."""
+    made = flow.step(value)
+    if made is None or made.name not in _WEIGHTED:
+        return set()
+    keys = (flow.parameter(made.inputs[place]) for place in _WEIGHTED[made.name] if place < len(made.inputs))
+    return {key for key in keys if key is not None}
+
+
+def _scores(flow: Flow, value: int) -> tuple[int, float] | None:
+    """Return the step of the product that a softmax reads, and the number between them; masks may be added."""
+    value, factor = flow.scaled(value)
+    step = flow.step(value)
+    while step is not None and step.name not in _PRODUCTS:
+        if step.name.rstrip("_") not in ("add", "where", "masked_fill") or not step.inputs:
+            return None
+        ways = (_scores(flow, one) for one in step.inputs)
+        found = next((way for way in ways if way is not None), None)
+        return None if found is None else (found[0], found[1] * factor)
+    return None if step is None else (flow.maker[value], factor)

@@ -1,0 +1,134 @@
+"""Residual branches of a run: what is added to a stream, and which tensors set to zero make the branch add nothing."""
+
+from __future__ import annotations
+
+__all__ = ["Branch", "branches"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torchgraft.axes.flow import LAYOUT, Flow
+
+# Functions with f(0) = 0.
+_KEEPS_ZERO = frozenset(
+    ["relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div"]
+)
+_NORMS = frozenset(
+    ["native_batch_norm", "_native_batch_norm_legit_no_training", "native_layer_norm", "native_group_norm"]
+)
+# Where the factors of a product stand among the inputs.
+_FACTORS = {"convolution": (1, 2), "addmm": (1, 3), "baddbmm": (1, 3), "mm": (0, 2), "bmm": (0, 2)}
+_SUMS = frozenset(["add", "sub"])
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch that runs from a stream back into it: ``stream + branch(stream)``.
+
+    ``keys`` are the tensors it reads, in the order of the run; ``aside`` those of them that read something else than
+    the stream (keys and values of a cross-attention); ``closing`` those that make the branch add nothing when they are
+    zero, empty where there are none such. Branches of one ``chain`` follow each other without a layer between them.
+    """
+
+    keys: tuple[str, ...]
+    aside: frozenset[str]
+    closing: tuple[str, ...]
+    chain: int
+
+
+def branches(flow: Flow) -> tuple[Branch, ...]:
+    """Return the residual branches of a run, in its order; those inside others come first.
+
+    A sum is residual where one summand is computed from the other.
+    """
+    made: list[Branch] = []
+    chains: dict[int, int] = {}
+    for step in flow.steps:
+        if step.name.rstrip("_") not in _SUMS or len(step.inputs) != 2:
+            continue
+        for stream, inner in (step.inputs, step.inputs[::-1]):
+            body = _body(flow, stream, inner)
+            keys = () if body is None else _keys(flow, body)
+            if body is None or not keys:
+                continue
+            chain = _chain(flow, stream, chains)
+            chains[step.outputs[0]] = chain = len(set(chains.values())) if chain is None else chain
+            aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
+            made.append(Branch(keys, aside, tuple(dict.fromkeys(_closing(flow, inner) or ())), chain))
+            break
+    closed = {key for branch in made if branch.closing for key in branch.keys}
+    # A position bias that all blocks add to their attention comes before what it is added to, and is no stream.
+    return tuple(branch for branch in made if branch.closing or not closed.intersection(branch.keys))
+
+
+def _chain(flow: Flow, value: int, chains: Mapping[int, int]) -> int | None:
+    """Return the chain of the sum that a stream comes from, if only norms and activations stand between them."""
+    while value not in chains:
+        step = flow.step(value)
+        if step is None or not step.inputs or step.name in _FACTORS or step.name in ("cat", "stack"):
+            return None
+        value = step.inputs[0]
+    return chains[value]
+
+
+def _after(flow: Flow, stream: int, body: Sequence[int]) -> list[int]:
+    """Return the steps of a body that read what was made from the stream."""
+    reached = {stream}
+    found = []
+    for number in body:
+        if reached.intersection(flow.steps[number].inputs):
+            reached.update(flow.steps[number].outputs)
+            found.append(number)
+    return found
+
+
+def _body(flow: Flow, stream: int, inner: int) -> list[int] | None:
+    """Return the steps between two values, or ``None`` where the second does not follow from the first."""
+    start = flow.maker.get(stream, -1)
+    if stream in flow.stored or inner in flow.stored or flow.maker.get(inner, -1) <= start:
+        return None
+    found: set[int] = set()
+    reached = False
+    waiting = [inner]
+    while waiting:
+        value = waiting.pop()
+        reached = reached or value == stream
+        number = flow.maker.get(value, -1)
+        if value != stream and number > start and number not in found:
+            found.add(number)
+            waiting += flow.steps[number].inputs
+    return sorted(found) if reached else None
+
+
+def _keys(flow: Flow, body: Sequence[int]) -> tuple[str, ...]:
+    """Return the stored tensors that steps read, if in another layout."""
+    read = (flow.parameter(value) for number in body for value in flow.steps[number].inputs)
+    return tuple(dict.fromkeys(key for key in read if key is not None))
+
+
+def _closing(flow: Flow, value: int) -> list[str] | None:
+    """Return the tensors that make a value zero when they are zero, or ``None`` where none do."""
+    step = flow.step(value)
+    if step is None:
+        return None
+    name, inputs = step.name.rstrip("_"), step.inputs
+    if step.name in LAYOUT or name in _KEEPS_ZERO:
+        return _closing(flow, inputs[0])
+    keys = [flow.parameter(one) for one in inputs]
+    if step.name in _NORMS:
+        affine = [key for key in keys[1:3] if key is not None]
+        return affine if len(affine) == 2 else None
+    if step.name in _FACTORS:
+        weighted = any(key is not None for key in keys[slice(*_FACTORS[step.name])])
+        return [key for key in keys if key is not None] if weighted else None  # a computed weight stays as it is
+    if name == "mul":
+        scale = next((key for key in keys if key is not None), None)
+        return [scale] if scale else next(filter(None, (_closing(flow, one) for one in inputs)), None)
+    if name in _SUMS:
+        return _all([[key] if key else _closing(flow, one) for key, one in zip(keys, inputs, strict=True)])
+    return _all([_closing(flow, one) for one in inputs]) if name in ("cat", "stack") else None
+
+
+def _all(parts: Sequence[list[str] | None]) -> list[str] | None:
+    """Every part must be zero."""
+    return None if any(part is None for part in parts) else [key for part in parts for key in part or ()]

@@ -1,0 +1,100 @@
+"""Inputs that a model can be run on, found by trying: from the settings a library leaves behind, or from its layers."""
+
+from __future__ import annotations
+
+__all__ = ["InputsError", "example_inputs", "first_that_runs", "real_dtype"]
+
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from torchgraft.axes.guesses import candidates
+from torchgraft.axes.holes import Candidate, drawn
+from torchgraft.axes.shadow import plain_operators, shadow_of
+from torchgraft.errors import GraftError
+from torchgraft.network import unwrap
+
+T = TypeVar("T")
+
+_MOST = 60  # candidates that are tried
+
+
+class InputsError(GraftError):
+    """A model for which no inputs were found that it runs on."""
+
+
+def example_inputs(
+    module: nn.Module, seed: int | None = None, *, small: bool = False
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments that a model can be run on, a batch of one.
+
+    Args:
+        module: any module; left as it is. A copy without values is run; one with values where it needs them to run.
+        seed: draw values with this seed, numbers from a normal distribution, tokens among the first thirty; tensors on
+            the meta device where it is ``None``.
+        small: prefer the smallest picture that the model can read to the one that it was made for.
+
+    Raises:
+        InputsError: the model runs on nothing that was tried.
+
+    >>> example_inputs(nn.Sequential(nn.Linear(4, 8), nn.ReLU()))[0][0].shape
+    torch.Size([1, 4])
+    """
+    module = unwrap(module)
+    real = cache(lambda: shadow_of(module, values=True))
+    shadow = cache(lambda: shadow_of(module))
+    sure = seed is not None and not _hollow(module)
+
+    def run(guess: Candidate, values: bool) -> Candidate:
+        if not values:
+            _run(shadow(), guess, None)
+        if values or sure:  # some look-ups fail only with values
+            _run(real(), guess, 0)
+        return guess
+
+    return drawn(first_that_runs(module, run, small), seed, real_dtype(module))
+
+
+def first_that_runs(module: nn.Module, run: Callable[[Candidate, bool], T], small: bool = False) -> T:
+    """Return what a run returns for the first guess for which it raises nothing.
+
+    Args:
+        module: the model, of which the guesses are.
+        run: called with a guess, and whether it is to run with values; first all without, then all with them.
+        small: small pictures first.
+
+    Raises:
+        InputsError: there is no such guess.
+    """
+    guesses = list(islice(candidates(module, small), _MOST))
+    first = ""
+    for values in (False,) if _hollow(module) else (False, True):
+        for guess in guesses:
+            try:
+                return run(guess, values)
+            except Exception as error:  # anything may go wrong with inputs that are only guessed
+                first = first or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise InputsError(
+        f"{type(module).__name__} ran on none of {len(guesses)} guessed inputs (the first failed with {first}): "
+        "pass inputs= (and options= for keyword arguments)"
+        + (", or build the model in memory where its way depends on values" if _hollow(module) else "")
+    )
+
+
+def _hollow(module: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in module.parameters())
+
+
+def _run(module: nn.Module, guess: Candidate, seed: int | None) -> None:
+    arguments, options = drawn(guess, seed, real_dtype(module))
+    with torch.no_grad(), plain_operators():
+        module(*arguments, **options)
+
+
+def real_dtype(module: nn.Module) -> torch.dtype:
+    """Return the type of the numbers that a model computes with: that of its first parameter of real numbers."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)

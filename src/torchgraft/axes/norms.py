@@ -1,0 +1,102 @@
+"""Norms of a run that couple the units they read (layer norms, root mean square norms), and who reads them."""
+
+from __future__ import annotations
+
+__all__ = ["Norm", "Reader", "norms", "readers"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.trace import Step
+
+_EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in torch and elsewhere
+_WEIGHTS = {"addmm": (1, 2), "mm": (0, 1), "convolution": (0, 1)}  # where the value and the weight of a product stand
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A norm over all units of a group.
+
+    ``kind`` is ``layer`` or ``rms``, ``shift`` the key of its bias if it has one, ``epsilon`` the name and value of the
+    attribute of its module that keeps it from dividing by zero, if it is found.
+    """
+
+    kind: str
+    shift: str | None
+    epsilon: tuple[str, float] | None
+
+
+def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
+    """Return the norms of a run by the key of their gain."""
+    found = {}
+    for step in flow.steps:
+        name = step.name.rstrip("_")
+        keys = [flow.parameter(value) for value in step.inputs]
+        if name == "native_layer_norm" and len(keys) > 1 and keys[1] is not None:
+            found[keys[1]] = Norm("layer", keys[2] if len(keys) > 2 else None, _epsilon(module, keys[1]))
+        elif name == "mul":
+            gain = next((key for key in keys if key is not None), None)
+            if gain is not None and any(_is_root_mean_square(flow, value) for value in step.inputs):
+                found[gain] = Norm("rms", None, _epsilon(module, gain))
+    return found
+
+
+def _is_root_mean_square(flow: Flow, value: int) -> bool:
+    """Tell whether a value is ``x * rsqrt(mean(x ** 2) + epsilon)``."""
+    step = flow.step(flow.plain(value))
+    if step is None or step.name.rstrip("_") != "mul":
+        return False
+    return any(_follows(flow, one, ["rsqrt", "add", "mean", "pow"]) for one in step.inputs)
+
+
+def _follows(flow: Flow, value: int, names: list[str]) -> bool:
+    """Tell whether a value was made by these operators, the last one first."""
+    for name in names:
+        step = flow.step(flow.plain(value))
+        if step is None or step.name.rstrip("_") != name:
+            return False
+        value = step.inputs[0]
+    return True
+
+
+def _epsilon(module: nn.Module, key: str) -> tuple[str, float] | None:
+    owner = module.get_submodule(key.rpartition(".")[0])
+    return next(
+        ((name, float(held)) for name in _EPSILONS if isinstance(held := getattr(owner, name, None), float)), None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A weight that reads what norms give, each by the key of its gain, times a number."""
+
+    gains: frozenset[str]
+    scale: float
+
+
+def _gains(flow: Flow, step: Step | None, found: Mapping[str, Norm]) -> frozenset[str]:
+    keys = () if step is None else (flow.parameter(value) for value in step.inputs)
+    return frozenset(key for key in keys if key is not None and key in found)
+
+
+def readers(flow: Flow, found: Mapping[str, Norm]) -> dict[str, Reader]:
+    """Return the weights that read what norms give and nothing else."""
+    reads: dict[str, Reader] = {}
+    others: set[str] = set()
+    for step in flow.steps:
+        if step.name not in _WEIGHTS:
+            continue
+        place, weight = _WEIGHTS[step.name]
+        key = flow.parameter(step.inputs[weight])
+        if key is None:
+            continue
+        value, scale = flow.scaled(step.inputs[place])
+        made = flow.step(value)
+        gains = _gains(flow, made, found)
+        if not gains or (key in reads and reads[key].scale != scale):
+            others.add(key)
+        reads[key] = Reader(gains | (reads[key].gains if key in reads else frozenset()), scale)
+    return {key: reader for key, reader in reads.items() if key not in others}
