@@ -65,8 +65,14 @@ def assert_ledger(report: tg.Report, target: nn.Module) -> None:
     for tensor in report.tensors:
         assert tensor.shape == tuple(state[tensor.key].shape)
         assert 0 <= tensor.elements <= tensor.size
-        assert tensor.status in {"copied", "resized", "reused", "initialised", "kept"}
-        assert (tensor.status in {"initialised", "kept"}) == (not tensor.source)
+        assert tensor.status in {"copied", "resized", "reused", "silenced", "initialised", "kept"}
+        assert (tensor.status in {"silenced", "initialised", "kept"}) == (not tensor.source)
+
+
+def tiled(source: Tensor, copies: int, axis: int = -1, shared: bool = False) -> Tensor:
+    """Every unit of an axis ``copies`` times; where they are read, their weight is shared: 1/3 and 2/3 of two."""
+    shares = [2 * (copy + 1) / (copies * (copies + 1)) if shared else 1.0 for copy in range(copies)]
+    return torch.cat([source * share for share in shares], axis)
 
 
 def statuses(report: tg.Report) -> dict[str, str]:

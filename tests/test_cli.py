@@ -173,7 +173,8 @@ def test_the_plan_as_text_lists_every_tensor(old: str) -> None:
     lines = done("plan", old, "--target", LARGE).splitlines()
     made = tg.plan(old, LARGE)
     assert [line.split()[:2] for line in lines[2 : 2 + len(made.tensors)]] == [[t.status, t.key] for t in made.tensors]
-    assert lines[-1].startswith(f"{len(made.tensors)} tensors: ")
+    assert lines[2 + len(made.tensors)].startswith(f"{len(made.tensors)} tensors: ")
+    assert lines[-1].startswith("note: every tensor is cut for itself: the source is a table without code")
 
 
 def test_names_are_neither_cut_nor_folded_nor_coloured_in_a_pipe(folder: Path) -> None:

@@ -26,14 +26,14 @@ def randomized(model: nn.Module) -> nn.Module:
     return model
 
 
-def renamed(model: nn.Module) -> dict[str, str]:
-    """Rename every submodule of ``model`` in place, order kept, and return new path -> old path."""
-    for module in model.modules():
+def renamed(model: nn.Module) -> None:
+    """Rename every submodule of ``model`` in place, order kept; its code finds them under their old names."""
+    for module in list(model.modules()):
         children = list(module._modules.items())
         module._modules.clear()
-        for number, (_, child) in enumerate(children):
+        for number, (name, child) in enumerate(children):
             module._modules[f"x{97 * (number + 1) % 101}_{number}"] = child
-    return {}
+            object.__setattr__(module, name, child)
 
 
 IDENTITY = [

@@ -22,7 +22,9 @@ def net(width: int = 8, classes: int = 3) -> nn.Module:
 def totals_add_up(ledger: tg.Plan | tg.Report, model: nn.Module) -> bool:
     state = model.state_dict()
     assert [tensor.key for tensor in ledger.tensors] == list(state)
-    assert all(tensor.status in {"copied", "resized", "reused", "initialised", "kept"} for tensor in ledger.tensors)
+    assert all(
+        tensor.status in {"copied", "resized", "reused", "silenced", "initialised", "kept"} for tensor in ledger.tensors
+    )
     unique = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
     assert sum(ledger.counts().values()) == len(state)
     assert all(0 <= tensor.elements <= tensor.size for tensor in ledger.tensors)
@@ -81,7 +83,8 @@ def test_a_plan_prints_one_line_per_tensor_and_the_totals() -> None:
     lines = str(tg.plan(source, target)).splitlines()
     body = [line for line in lines if line.split()[0] in {"copied", "resized", "kept", "reused"}]
     assert [line.split()[1] for line in body] == list(target.state_dict())
-    assert lines[-1].startswith(f"{len(target.state_dict())} tensors: ") and "coverage" in lines[-1]
+    totals = [line for line in lines if line.startswith(f"{len(target.state_dict())} tensors: ")]
+    assert len(totals) == 1 and "coverage" in totals[0]
 
 
 def test_a_report_is_plain_data() -> None:
@@ -160,5 +163,5 @@ def test_rank_puts_the_best_source_first(zoo: Any) -> None:
     for row in ranking:
         assert row.similarity == pytest.approx(tg.similarity(sources[row.name], target))
         assert row.similarity == pytest.approx((row.serves_target * row.served_by_target) ** 0.5)
-        assert row.coverage == tg.plan(sources[row.name], target).coverage
+        assert row.coverage == pytest.approx(tg.plan(sources[row.name], target).coverage, rel=1e-3)
     assert [row.index for row in tg.rank(target, list(sources.values()))] == [1, 2, 0]

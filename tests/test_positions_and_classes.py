@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import blank, filled, grown, same_bits, snapshot, timm_vit
+from builders import blank, filled, grown, same_bits, snapshot, tiled, timm_vit
 from torch import nn
 
 import torchgraft as tg
@@ -22,10 +22,8 @@ def test_tokens_and_layer_scale(zoo: Any) -> None:
         timm_vit(timm, **options), timm_vit(timm, **(options | {"reg_tokens": 4}), embed_dim=64)
     )
     for key in ("cls_token", "blocks.0.ls1.gamma", "blocks.1.ls2.gamma"):
-        expected = torch.full(tuple(target[key].shape), -1.0)
-        expected[..., 16:48] = source[key]
-        assert torch.equal(target[key], expected)
-    assert torch.equal(target["reg_token"][:, :2, 16:48], source["reg_token"])
+        assert torch.equal(target[key], tiled(source[key], 2))
+    assert torch.equal(target["reg_token"][:, :2], tiled(source["reg_token"], 2))
     assert target["reg_token"][:, 2:].eq(-1).all()
     assert "kept" not in report.counts()
 
@@ -291,10 +289,11 @@ def test_a_label_map_of_a_wider_head_leaves_the_other_rows_alone(operator: str) 
     source, target, report = grown(classifier(7), classifier(10, 8), labels={9: 1}, operator=operator)
     expected = torch.full((10, 8), -1.0)
     if operator == "embed":
-        expected[9] = 0
-    expected[9, 2:6] = source["2.weight"][1]
-    assert torch.equal(target["2.weight"], expected)
-    assert next(t.elements for t in report.tensors if t.key == "2.weight") == 4
+        expected[9] = tiled(source["2.weight"][1], 2, shared=True)
+    else:
+        expected[9, 2:6] = source["2.weight"][1]
+    assert torch.allclose(target["2.weight"], expected)
+    assert next(t.elements for t in report.tensors if t.key == "2.weight") == (8 if operator == "embed" else 4)
 
 
 def test_a_label_map_of_a_narrower_head() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import assert_identity, blank, grown, timm_vit
+from builders import assert_identity, blank, grown, tiled, timm_vit
 from torch import Tensor, nn
 
 import torchgraft as tg
@@ -77,18 +77,15 @@ def test_vit_tiny_to_small_keeps_whole_heads_in_query_key_value_and_projection(z
         got, origin = (heads(state["blocks.0.attn.qkv.weight"].chunk(3)[part], 64) for state in (target, source))
         assert got.shape == (6, 64, 384)
         assert origin.shape == (3, 64, 192)
-        assert torch.equal(got[1:4, :, 96:288], origin)
-        assert got[1:4, :, :96].eq(0).all()
-        assert got[1:4, :, 288:].eq(0).all()
-        assert got[[0, 4, 5]].eq(-1).all()
+        assert torch.allclose(got[1:4], tiled(origin, 2, shared=True))
+        assert got[[0, 4, 5]].unflatten(2, (2, 192))[:, :, 0].eq(-1 / 3).all()
         shift = target["blocks.0.attn.qkv.bias"].chunk(3)[part]
         assert torch.equal(shift[64:256], source["blocks.0.attn.qkv.bias"].chunk(3)[part])
     projection = target["blocks.0.attn.proj.weight"]
-    assert torch.equal(projection[96:288, 64:256], source["blocks.0.attn.proj.weight"])
-    assert projection[96:288, :64].eq(0).all()
-    assert projection[96:288, 256:].eq(0).all()
-    assert projection[:96].eq(-1).all()
-    assert torch.equal(target["pos_embed"][..., 96:288], source["pos_embed"])
+    assert torch.equal(projection[:, 64:256], tiled(source["blocks.0.attn.proj.weight"], 2, 0))
+    assert projection[:, :64].eq(0).all()
+    assert projection[:, 256:].eq(0).all()
+    assert torch.equal(target["pos_embed"], tiled(source["pos_embed"], 2))
     assert "kept" not in report.counts()
 
 
@@ -185,12 +182,10 @@ def test_grouped_queries_keep_whole_heads(name: str, zoo: Any) -> None:
     place = "model.layers.0.self_attn"
     for letter, first, count in (("q", 2, 4), ("k", 1, 2), ("v", 1, 2)):
         got = heads(target[f"{place}.{letter}_proj.weight"], 4)
-        expected = torch.full(tuple(got.shape), -1.0)
-        expected[first : first + count] = 0
-        expected[first : first + count, :, 8:24] = heads(source[f"{place}.{letter}_proj.weight"], 4)
-        assert torch.equal(got, expected), letter
-    columns = target[f"{place}.o_proj.weight"][8:24].unflatten(1, (8, 4))
-    assert torch.equal(columns[:, 2:6].flatten(1), source[f"{place}.o_proj.weight"])
+        origin = heads(source[f"{place}.{letter}_proj.weight"], 4)
+        assert torch.allclose(got[first : first + count], tiled(origin, 2, shared=True)), letter
+    columns = target[f"{place}.o_proj.weight"].unflatten(1, (8, 4))
+    assert torch.equal(columns[:, 2:6].flatten(1), tiled(source[f"{place}.o_proj.weight"], 2, 0))
     assert columns[:, [0, 1, 6, 7]].eq(0).all()
 
 

@@ -6,10 +6,13 @@ __all__ = ["Ranking", "apply", "plan", "rank", "similarity", "transfer"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
 from torch import nn
 
+from torchgraft.axes import AxisGroups, axis_groups
+from torchgraft.axes.inputs import InputsError
 from torchgraft.errors import ApplyError, SpecError, choose
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
@@ -35,6 +38,8 @@ class Options(TypedDict, total=False):
     exclude_target, exclude_source: paths to leave out.
     labels: ``{target class: source class}``, where the classes of the two heads correspond otherwise than by position.
     factory: the model (spec or function) that a state dict or a checkpoint belongs to.
+    inputs: what both networks can be run on (a tensor, a tuple of arguments, a dict of keyword arguments): the shapes
+        count, and only where none can be guessed.
     seed: seed of every random draw.
     allow_nonfinite: accept NaN and infinite weights in a file.
     """
@@ -50,6 +55,7 @@ class Options(TypedDict, total=False):
     exclude_source: Sequence[str]
     labels: Mapping[int, int]
     factory: Factory
+    inputs: Any
     seed: int
     allow_nonfinite: bool
 
@@ -69,9 +75,9 @@ def plan(source: ModelLike, target: ModelLike, **options: Unpack[Options]) -> Pl
     >>> plan(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))).pairs()
     (('0', '0'), ('1', '1'))
     """
-    network = open_target(target, meta=True, seed=options.get("seed", 0))[1]
+    module, network = open_target(target, meta=True, seed=options.get("seed", 0))
     origin = _origin(source, network, True, options)
-    return _plan(origin, network, options)
+    return _plan(origin, network, module, options)
 
 
 def _origin(source: ModelLike, like: Network, meta: bool, options: Options) -> Origin:
@@ -96,7 +102,7 @@ def _method(options: Options) -> Method:
     )
 
 
-def _plan(origin: Origin, network: Network, options: Options) -> Plan:
+def _plan(origin: Origin, network: Network, module: nn.Module | None, options: Options) -> Plan:
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise SpecError(f"unknown option {sorted(unknown)[0]!r} (valid: {', '.join(Options.__annotations__)})")
@@ -112,8 +118,27 @@ def _plan(origin: Origin, network: Network, options: Options) -> Plan:
         options.get("method", "graft"),
         pins=pins,
         labels=options.get("labels"),
+        groups=partial(_groups, module, origin.module, options.get("inputs")),
         seed=options.get("seed", 0),
     )
+
+
+def _groups(target: nn.Module | None, source: nn.Module | None, inputs: Any) -> tuple[AxisGroups, AxisGroups] | str:
+    """Return the axis groups of both networks, or the reason why those of one are not known."""
+    given = () if inputs is None else inputs if isinstance(inputs, tuple | list | Mapping) else (inputs,)
+    options = dict(given) if isinstance(given, Mapping) else None
+    arguments = None if inputs is None else () if isinstance(given, Mapping) else tuple(given)
+    found = []
+    for side, module in (("target", target), ("source", source)):
+        if module is None:
+            return f"the {side} is a table without code, so its couplings are not known"
+        try:
+            found.append(axis_groups(module, arguments, options))
+        except InputsError:
+            return f"the {side} runs on no input that was guessed: pass inputs="
+        except Exception as error:  # the model's own code runs here, and a plan can be made without it
+            return " ".join(f"running the {side} failed with {type(error).__name__}: {error}".split())[:300]
+    return found[0], found[1]
 
 
 def apply(
@@ -184,9 +209,10 @@ def transfer(
         raise SpecError(
             f"the target is a {type(target).__name__}: transfer writes into a module, so build the model first"
         )
-    network = read_module(unwrap(target))
+    module = unwrap(target)
+    network = read_module(module)
     origin = _origin(source, network, False, options)
-    made = _plan(origin, network, options)
+    made = _plan(origin, network, module, options)
     operator = options.get("operator")
     function = operator if callable(operator) else None
     return _apply(made, origin.weights(), target, function, options.get("seed", 0), progress)

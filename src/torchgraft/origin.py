@@ -36,10 +36,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A network to plan with; its weights are gathered when they are asked for."""
+    """A network to plan with; its weights are gathered when they are asked for.
+
+    ``module`` is its code, which a bare table does not have.
+    """
 
     network: Network
     weights: Callable[[], Weights]
+    module: nn.Module | None = None
 
     @property
     def name(self) -> str:
@@ -93,7 +97,7 @@ def open_origin(
 
 def _of_module(module: nn.Module, name: str = "") -> Origin:
     module = unwrap(module)
-    return Origin(read_module(module, name), lambda: module_weights(module))
+    return Origin(read_module(module, name), lambda: module_weights(module), module)
 
 
 def module_weights(module: nn.Module) -> Weights:
@@ -127,7 +131,7 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
         return Origin(network, lambda: _table_weights(table, network))
     module = _built(factory)
     network = _only(read_module(unwrap(module), table.name), shapes)
-    return Origin(network, lambda: _table_weights(table, network))
+    return Origin(network, lambda: _table_weights(table, network), module)
 
 
 def _table_weights(table: TensorTable, network: Network) -> Weights:

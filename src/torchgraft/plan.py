@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torchgraft.errors import PlanError
-from torchgraft.records import Move, Part, TensorPlan, TensorSpec, Transfer
+from torchgraft.records import Move, Part, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
 from torchgraft.windows import windows_of
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Plan(_Ledger):
 
     ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
     ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
+    ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too.
     """
 
     method: str
@@ -56,6 +57,8 @@ class Plan(_Ledger):
     transfers: tuple[Transfer, ...]
     notes: tuple[str, ...] = ()
     labels: tuple[tuple[int, int], ...] = ()
+    maps: tuple[UnitMap, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
     fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
 
@@ -75,7 +78,8 @@ class Plan(_Ledger):
         """Return the plan as plain data."""
         head = {name: getattr(self, name) for name in self.fields}
         transfers, tensors = [_transfer_data(one) for one in self.transfers], [asdict(one) for one in self.tensors]
-        return {"format": _FORMAT, **head, "transfers": transfers, "tensors": tensors}
+        units = {"maps": [asdict(one) for one in self.maps], "settings": [asdict(one) for one in self.settings]}
+        return {"format": _FORMAT, **head, **units, "transfers": transfers, "tensors": tensors}
 
     def to_json(self) -> str:
         """Return the plan as JSON; :meth:`from_json` reads it back."""
@@ -106,6 +110,8 @@ class Plan(_Ledger):
                 transfers=tuple(_transfer(entry) for entry in data["transfers"]),
                 notes=tuple(map(str, data["notes"])),
                 labels=tuple((int(t), int(s)) for t, s in data["labels"]),
+                maps=tuple(UnitMap(**{**one, "chosen": tuple(one["chosen"])}) for one in data["maps"]),
+                settings=tuple(Setting(one["path"], one["attribute"], float(one["value"])) for one in data["settings"]),
             )
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, PlanError):
@@ -180,8 +186,14 @@ def _transfer(data: dict[str, Any]) -> Transfer:
 def _move(data: dict[str, Any], kind: str) -> Move:
     into, out_of, operator = _spec(data["target"]), _spec(data["source"]), str(data["operator"])
     prepare, lead = tuple(data["prepare"]), tuple(data["lead"])
-    windows = None if prepare else windows_of(kind, into, out_of, operator, lead)
-    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, windows)
+    layout = tuple(tuple(_stretch(one) for one in axis) for axis in data["layout"])
+    windows = None if prepare or layout else windows_of(kind, into, out_of, operator, lead)
+    pads, factor = tuple(map(str, data["pads"])), float(data["factor"])
+    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, layout, pads, factor, windows)
+
+
+def _stretch(data: dict[str, Any]) -> Stretch:
+    return Stretch(int(data["into"]), int(data["out_of"]), tuple(map(int, data["maps"])))
 
 
 def _tensor_plan(data: dict[str, Any]) -> TensorPlan:

@@ -15,9 +15,12 @@ __all__ = [
     "Node",
     "Pair",
     "Part",
+    "Setting",
+    "Stretch",
     "TensorPlan",
     "TensorSpec",
     "Transfer",
+    "UnitMap",
     "Window",
     "Windows",
 ]
@@ -173,13 +176,51 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitMap:
+    """Which units of a group of the source stand where in a group of the target: one map for all tensors they are in.
+
+    ``target`` and ``source`` count the units; ``how`` names the rule (see :data:`torchgraft.units.RULES`), ``chosen``
+    the source unit of every target unit where it was chosen by the weights.
+    """
+
+    target: int
+    source: int
+    how: str
+    chosen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An attribute of a module of the target, and its new value: the epsilon of a norm over more units."""
+
+    path: str
+    attribute: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of an axis that starts at ``into`` in the target and at ``out_of`` in the source.
+
+    It is the product of groups, the slowest first, whose units are paired by the plan's maps of these numbers.
+    """
+
+    into: int
+    out_of: int
+    maps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """One tensor (or part) of the target and the tensor (or part) of the source it is filled from.
 
     ``prepare`` names what is done to the source first (resampling a patch kernel, say); ``lead`` lists the axes that
     are aligned at their start instead of their centre; ``elements`` counts the target elements the source determines.
     ``windows`` say it all where the move is plain arithmetic on two shapes; elsewhere the operator works on tensors.
-    They follow from the rest, so they are no part of a stored plan.
+    They follow from the rest, so they are no part of a stored plan. ``layout`` says, for every axis, which units go
+    where; an axis without stretches is aligned at its centre. Without a layout, all are. ``pads`` name, for every axis,
+    what becomes of the places that the source does not determine (see :data:`torchgraft.transfer.operators.PADS`).
+    ``factor`` multiplies what comes from the source.
     """
 
     target: TensorSpec
@@ -188,6 +229,9 @@ class Move:
     elements: int
     prepare: tuple[str, ...] = ()
     lead: tuple[int, ...] = ()
+    layout: tuple[tuple[Stretch, ...], ...] = ()
+    pads: tuple[str, ...] = ()
+    factor: float = 1.0
     windows: Windows | None = field(default=None, compare=False, repr=False)
 
 
@@ -208,8 +252,9 @@ class TensorPlan:
     """What becomes of one tensor of the target's state dict.
 
     ``status`` is ``copied`` (the source's tensor as it is), ``resized`` (its shape or layout changed, the rest is the
-    target's own), ``reused`` (as either, from a source that serves another tensor better), ``initialised`` (the target
-    was on the meta device and this tensor was given its own initialization) or ``kept`` (the target's value stays).
+    target's own), ``reused`` (as either, from a source that serves another tensor better), ``silenced`` (zero, so that
+    a new block is the identity), ``initialised`` (the target was on the meta device and this tensor was given its own
+    initialization) or ``kept`` (the target's value stays).
     ``elements`` counts what the source determines; a ``tied`` tensor is counted under its first name.
     """
 

@@ -16,7 +16,7 @@ from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
-from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, seen
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, place_units, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
@@ -87,7 +87,8 @@ def apply_plan(
     if hollow:
         # What an operator of the user's own leaves out is not known, so everything is initialized before it.
         trusted = operator is None
-        served = {one.key for one in plan.tensors if trusted and one.source and one.elements >= one.size}
+        settled = {one.key for one in plan.tensors if one.source or one.status == "silenced"}
+        served = {one.key for one in plan.tensors if trusted and one.key in settled and one.elements >= one.size}
         fresh = materialize(target, served, seed)
         tensors = stored_tensors(target)
     work = _Work(plan, function, torch.Generator().manual_seed(seed), values, tensors, target, progress)
@@ -96,6 +97,11 @@ def apply_plan(
         for transfer in rest:
             _operate(transfer, work)
             work.tell(transfer)
+        for one in plan.tensors:
+            if one.status == "silenced":
+                tensors[one.key].zero_()
+    for setting in plan.settings:
+        setattr(target.get_submodule(setting.path), setting.attribute, setting.value)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
 
 
@@ -206,6 +212,9 @@ def _operate(transfer: Transfer, work: _Work) -> None:
             view = chosen
         for name in move.prepare:
             value = PREPARATIONS[name](value, view, move, work.plan.labels)
+        if move.layout:
+            place_units(view, value, transfer.kind, move, work.plan.maps)
+            continue
         into[move.target.role], out_of[move.target.role] = view, value
         moves.append(move)
     if moves:

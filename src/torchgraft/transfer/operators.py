@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CUSTOM",
     "OPERATORS",
+    "PADS",
     "Operator",
     "clip",
     "clip_normalized",
@@ -16,10 +17,11 @@ __all__ = [
     "full",
     "magnitude",
     "place",
+    "place_units",
     "seen",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Protocol
 
@@ -27,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from torchgraft.kinds import output_axis
-from torchgraft.records import Move, Transfer, Window, Windows
+from torchgraft.records import Move, Transfer, UnitMap, Window, Windows
+from torchgraft.units import move_indices
 from torchgraft.windows import centred_windows, outputs_of
 
 Tensors = Mapping[str, Tensor]
@@ -135,6 +138,64 @@ def place(target: Tensor, source: Tensor, windows: Windows) -> None:
     for rim in windows.silent:
         seen(target, rim).zero_()
     seen(target, windows.into).copy_(seen(source, windows.out_of))
+
+
+def place_units(target: Tensor, source: Tensor, kind: str, move: Move, maps: Sequence[UnitMap]) -> None:
+    """Write the units that a move's layout pairs, then what its pads ask for.
+
+    The outputs that come from the source are silent but for what the source gives them, as in :func:`embed`.
+    """
+    pairs = [
+        move_indices(move, axis, maps, size) for axis, size in enumerate(zip(target.shape, source.shape, strict=True))
+    ]
+    into = [torch.from_numpy(t).to(target.device) for t, _ in pairs]
+    outputs = outputs_of(kind, move.target.role)
+    inputs = [axis for axis in range(target.ndim) if axis != outputs and len(into[axis]) < target.shape[axis]]
+    if outputs is not None and any(move.pads[axis : axis + 1] != ("fresh",) for axis in inputs):
+        target.index_fill_(outputs, into[outputs], 0)
+    for axis, (_, out_of) in enumerate(pairs):
+        source = source.index_select(axis, torch.from_numpy(out_of).to(source.device))
+    target[torch.meshgrid(*into, indexing="ij")] = source.to(target) * move.factor
+    for axis, name in enumerate(move.pads):
+        if name:
+            PADS[name](target, axis, into[axis], move.source.shape[axis])
+
+
+def _mean(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+    rest = _rest(target, axis, into)
+    mean = target.index_select(axis, into).mean(axis, keepdim=True)
+    target.index_copy_(axis, rest, mean.expand(*(len(rest) if a == axis else n for a, n in enumerate(target.shape))))
+
+
+def _zero(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+    target.index_fill_(axis, _rest(target, axis, into), 0)
+
+
+def _fresh(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+    """Nothing reaches these inputs, so they are left to learn."""
+
+
+def _shared(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+    """Copy number ``c`` of ``n`` counts ``2 c / (n (n + 1))``: in all one, and no two alike, so that they part."""
+    copies = target.shape[axis] // units
+    counts = torch.arange(1, copies + 1, dtype=target.dtype, device=target.device) * (2 / (copies * (copies + 1)))
+    target.mul_(counts.repeat_interleave(units).view(*(-1 if a == axis else 1 for a in range(target.ndim))))
+
+
+def _rest(target: Tensor, axis: int, into: Tensor) -> Tensor:
+    left = torch.ones(target.shape[axis], dtype=torch.bool, device=target.device)
+    left[into] = False
+    return left.nonzero().flatten()
+
+
+#: What becomes of the units of an axis beyond those of the source, by name; called with the target, the axis, the
+#: places that the source determines, and how many units the source has.
+PADS: Mapping[str, Callable[[Tensor, int, Tensor, int], None]] = {
+    "mean": _mean,
+    "zero": _zero,
+    "fresh": _fresh,
+    "shared": _shared,
+}
 
 
 # Types whose memory is all theirs: a sharded tensor has no strides to speak of.

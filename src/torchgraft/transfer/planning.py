@@ -7,6 +7,8 @@ __all__ = ["METHODS", "Method", "customized", "make_plan"]
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.axes import AxisGroups
+from torchgraft.couple import Coupled, align, couple
 from torchgraft.errors import PlanError, SpecError, choose
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match import MATCHERS, Matcher
@@ -14,19 +16,24 @@ from torchgraft.match.pins import NO_PINS, Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
 from torchgraft.plan import Plan
-from torchgraft.records import Element, Layer, Match, Move, Network, TensorPlan, TensorSpec, Transfer
+from torchgraft.records import Element, Layer, Match, Move, Network, Pair, TensorPlan, TensorSpec, Transfer
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
 from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator
 from torchgraft.transfer.parametrized import determined_keys
 from torchgraft.transfer.rules import Context, graft_moves, paper_moves
 
+#: Gives the axis groups of target and source, or the reason why one of them is not known.
+Groups = Callable[[], tuple[AxisGroups, AxisGroups] | str]
 Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One choice for every stage. Each may be replaced by a name from the stage's table or by a function."""
+    """One choice for every stage. Each may be replaced by a name from the stage's table or by a function.
+
+    ``mixed`` lets blocks meet single layers; ``coupled`` makes all tensors agree on which units are where.
+    """
 
     standardize: Standardizer
     score: Scorer
@@ -35,6 +42,7 @@ class Method:
     moves: Mover
     exponent: float = 0.5
     mixed: bool = False
+    coupled: bool = False
 
     def operator_name(self) -> str:
         """Name of the operator, for a plan that is printed or stored."""
@@ -46,7 +54,7 @@ class Method:
 #: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
 METHODS: Mapping[str, Method] = {
     "graft": Method(
-        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True
+        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True, coupled=True
     ),
     "dpiat": Method(STANDARDIZERS["paper"], SCORERS["paper"], MATCHERS["dp"], "clip", paper_moves),
 }  # fmt: skip
@@ -104,32 +112,75 @@ def make_plan(
     *,
     pins: Pins = NO_PINS,
     labels: Mapping[int, int] | None = None,
+    groups: Groups | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Plan the transfer from ``source`` to ``target``."""
+    """Plan the transfer from ``source`` to ``target``.
+
+    ``groups`` gives the axis groups of target and source when it is asked, which is where units could be anywhere else
+    than where they are in the source.
+    """
     match, target_elements, source_elements = _matched(target, source, method, pins, seed)
     target_layers, source_layers = _flat(target_elements), _flat(source_elements)
+    pairs: Mapping[int, Pair] = {pair.target: pair for pair in match.pairs}
+    placed: dict[int, int] = {}
+    found = None
+    if groups is not None and method.coupled and method.operator == "embed":
+        found = None if _equal(pairs, target_layers, source_layers) else groups()
+    if found is not None and not isinstance(found, str) and pins == NO_PINS:
+        pairs, placed = align(pairs, target_layers, source_layers, found, method.score)
     mapped = tuple(sorted((labels or {}).items()))
     context = _context(method.operator_name(), target_layers, source_layers, mapped)
-    owner = owners({pair.target: pair for pair in match.pairs})
-    transfers = []
-    for pair in match.pairs:
-        t, s = target_layers[pair.target], source_layers[pair.source]
-        moves = tuple(move for move in method.moves(t, s, context) if move.target.key not in target.tied)
-        reused = owner[pair.source] != pair.target
-        transfers.append(Transfer(t.path, s.path, t.kind, pair.score, reused, moves))
+    owner = owners(pairs) | placed
+    transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(mapped, transfers, context)
+    coupled = _coupled(transfers, target, found)
     return Plan(
-        tensors=tuple(_tensor_plans(target, transfers, pins)),
+        tensors=tuple(_tensor_plans(target, coupled, pins)),
         method=name,
         operator=method.operator_name(),
         source=source.name,
         target=target.name,
         score=match.score,
-        transfers=tuple(transfers),
-        notes=open_places(match, target_elements, source_elements, pins),
+        transfers=coupled.transfers,
+        notes=(*open_places(match, target_elements, source_elements, pins), *coupled.notes),
         labels=mapped,
+        maps=coupled.maps,
+        settings=coupled.settings,
     )
+
+
+def _equal(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[Layer]) -> bool:
+    """Tell whether every layer of the target is one of the source as it is, each another one."""
+    every = all(t in pairs and layer.shape == source[pairs[t].source].shape for t, layer in enumerate(target))
+    return every and len({pair.source for pair in pairs.values()}) == len(target)
+
+
+def _transfers(
+    pairs: Mapping[int, Pair],
+    owner: Mapping[int, int],
+    target: Sequence[Layer],
+    source: Sequence[Layer],
+    network: Network,
+    method: Method,
+    context: Context,
+) -> Iterator[Transfer]:
+    for number in sorted(pairs):
+        pair = pairs[number]
+        t, s = target[number], source[pair.source]
+        moves = tuple(move for move in method.moves(t, s, context) if move.target.key not in network.tied)
+        yield Transfer(t.path, s.path, t.kind, pair.score, owner[pair.source] != number, moves)
+
+
+def _coupled(
+    transfers: Sequence[Transfer], target: Network, groups: tuple[AxisGroups, AxisGroups] | str | None
+) -> Coupled:
+    """Couple the units of all moves, where the axis groups are known."""
+    if groups is None:
+        return Coupled(tuple(transfers))
+    if isinstance(groups, str):
+        return Coupled(tuple(transfers), notes=(f"every tensor is cut for itself: {groups}",))
+    return couple(transfers, *groups, tied=set(target.tied.values()))
 
 
 def _flat(elements: Sequence[Element]) -> list[Layer]:
@@ -180,10 +231,10 @@ def _names(paths: frozenset[str]) -> str:
     return ", ".join(sorted(paths)) or "it has none"
 
 
-def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) -> Iterator[TensorPlan]:
+def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[TensorPlan]:
     """One entry for every tensor of the target's state dict, in its order."""
     served: dict[str, list[tuple[Transfer, Move]]] = {}
-    for transfer in transfers:
+    for transfer in coupled.transfers:
         for move in transfer.moves:
             for key in _stored_keys(target, move.target.key):
                 served.setdefault(key, []).append((transfer, move))
@@ -192,6 +243,9 @@ def _tensor_plans(target: Network, transfers: Sequence[Transfer], pins: Pins) ->
         first = target.tied.get(key)
         if first is not None:
             plans[key] = replace(plans[first], key=key, tied=first, elements=0)
+        elif key in coupled.silenced:
+            reason = "zero: a new block adds nothing"
+            plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", spec.size, reason=reason)
         else:
             moves = served.get(key, [])
             status = _status(key, spec.size, moves)

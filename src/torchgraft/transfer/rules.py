@@ -108,7 +108,7 @@ def _graft_move(target: Layer, source: Layer, spec: TensorSpec, other: TensorSpe
     elements = _elements(context.operator, target_seen, other if shape == other.shape else replace(other, shape=shape))
     lead = _lead(target, spec, other, axis)
     windows = None if prepare else windows_of(target.kind, spec, other, context.operator, lead)
-    return Move(spec, other, context.operator, elements, tuple(prepare), lead, windows)
+    return Move(spec, other, context.operator, elements, tuple(prepare), lead, windows=windows)
 
 
 def check_labels(labels: tuple[tuple[int, int], ...], axis: int, target: TensorSpec, source: TensorSpec) -> None:

@@ -16,9 +16,16 @@ if TYPE_CHECKING:  # rich takes a tenth of the time that importing torchgraft ma
     from rich.text import Text
 
 #: The statuses of a target tensor, best first.
-STATUSES = ("copied", "resized", "reused", "initialised", "kept")
+STATUSES = ("copied", "resized", "reused", "silenced", "initialised", "kept")
 
-_STYLES = {"copied": "green", "resized": "cyan", "reused": "blue", "initialised": "yellow", "kept": "yellow"}
+_STYLES = {
+    "copied": "green",
+    "resized": "cyan",
+    "reused": "blue",
+    "silenced": "magenta",
+    "initialised": "yellow",
+    "kept": "yellow",
+}
 
 
 def tensor_table(tensors: Sequence[TensorPlan]) -> Table:

@@ -1,0 +1,66 @@
+"""From matched layers to coupled units: what stands in one place in one tensor stands there in all of them.
+
+alignment residual branches matched as a whole
+spans     the axes of a move as rows of products of groups
+election  which group of the source stands for which of the target
+norms     how a stream under a layer norm or a root mean square norm grows
+layouts   which units go where, along every axis of every move
+closing   new blocks as identities
+"""
+
+from __future__ import annotations
+
+__all__ = ["Coupled", "align", "couple"]
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from torchgraft.axes import AxisGroups
+from torchgraft.couple.alignment import align
+from torchgraft.couple.closing import closings
+from torchgraft.couple.election import elect, known_pairs, spans_of_moves
+from torchgraft.couple.layouts import MapBook, lay_out
+from torchgraft.couple.norms import growths
+from torchgraft.records import Move, Setting, Transfer, UnitMap
+
+
+@dataclass(frozen=True, slots=True)
+class Coupled:
+    """Transfers whose moves agree on their units, with their maps; tensors that become zero; settings; remarks."""
+
+    transfers: tuple[Transfer, ...]
+    maps: tuple[UnitMap, ...] = ()
+    silenced: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def couple(
+    transfers: Sequence[Transfer], target: AxisGroups, source: AxisGroups, tied: Collection[str] = ()
+) -> Coupled:
+    """Make the moves of a plan agree on which units are where, and let new blocks add nothing.
+
+    Args:
+        transfers: matched layers and the moves of their tensors.
+        target: the target's groups.
+        source: the source's groups.
+        tied: tensors of the target that it holds under further names.
+    """
+    ballots = list(spans_of_moves(transfers, target, source))
+    elected = elect(ballots)
+    growth = growths(ballots, target, source, tied)
+    book = MapBook(growth, known_pairs(ballots))
+    moves: dict[int, list[Move]] = {}
+    silenced, open_ = closings(target.branches, source.branches, transfers)
+    for ballot in ballots:
+        if ballot.move.target.key not in silenced:
+            moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))
+    made = tuple(replace(one, moves=tuple(moves.get(id(one), ()))) for one in transfers)
+    notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
+    if growth.settings:
+        first = next(iter(growth.settings.values()))
+        notes.append(
+            f"{len(growth.settings)} norms over more units get another epsilon ({first.path}.{first.attribute} = "
+            f"{first.value:.3g}); a state dict does not keep it"
+        )
+    return Coupled(made, tuple(book.maps), silenced, tuple(growth.settings.values()), tuple(notes))

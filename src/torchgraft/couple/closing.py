@@ -1,0 +1,39 @@
+"""New blocks as identities: which tensors are set to zero, so that a branch without a source adds nothing."""
+
+from __future__ import annotations
+
+__all__ = ["closings"]
+
+from collections.abc import Mapping, Sequence
+
+from torchgraft.axes.branches import Branch
+from torchgraft.records import Transfer
+
+
+def closings(
+    target: Sequence[Branch], source: Sequence[Branch], transfers: Sequence[Transfer]
+) -> tuple[tuple[str, ...], tuple[Branch, ...]]:
+    """Return the tensors to set to zero, and the new branches that none can close.
+
+    A branch is new where no layer of the source serves it for the first time. New ones are closed where every branch of
+    the source has a place: what they would add is not in the source. Inside a new branch nothing else is closed, or no
+    gradient would come through.
+    """
+    moves = [move for one in transfers if not one.reused for move in one.moves if not move.target.buffer]
+    if not _hold(source, {move.source.key: move.target.key for move in moves}, target):
+        return (), ()
+    served = {move.target.key for move in moves}
+    new = [branch for branch in target if not served.intersection(branch.keys)]
+    outer = [branch for branch in new if not any(set(branch.keys) < set(other.keys) for other in new)]
+    keys = dict.fromkeys(key for branch in outer for key in branch.closing)
+    return tuple(keys), tuple(branch for branch in outer if not branch.closing)
+
+
+def _hold(source: Sequence[Branch], place: Mapping[str, str], target: Sequence[Branch]) -> bool:
+    """Tell whether every branch of the source stands in one of the target."""
+    homes = [set(branch.keys) for branch in target]
+    for branch in source:
+        found = {place[key] for key in branch.keys if key in place}
+        if not found or not any(found <= home for home in homes):
+            return False
+    return bool(source)

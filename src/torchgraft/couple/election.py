@@ -1,0 +1,67 @@
+"""Which group of the source stands for which group of the target: every matched layer votes."""
+
+from __future__ import annotations
+
+__all__ = ["Ballot", "Elected", "elect", "known_pairs", "spans_of_moves"]
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torchgraft.axes import AxisGroups
+from torchgraft.axes.spans import Leaf, size_of_leaf
+from torchgraft.couple.spans import Spans, axis_spans
+from torchgraft.records import Move, Transfer
+
+#: The source's groups that stand for groups of the target.
+Elected = Mapping[Leaf, Leaf]
+
+# What a vote for the parts of two concatenations counts, which only share a place: it decides where no layer knows.
+_BY_PLACE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A move, and the spans of its axes on both sides, ``None`` for an axis that is not known."""
+
+    transfer: Transfer
+    move: Move
+    rows: tuple[tuple[Spans, Spans] | None, ...]
+
+
+def spans_of_moves(transfers: Sequence[Transfer], target: AxisGroups, source: AxisGroups) -> Iterator[Ballot]:
+    """Yield every move with the spans of its axes."""
+    for transfer in transfers:
+        for move in transfer.moves:
+            t, s = axis_spans(move.target, target), axis_spans(move.source, source)
+            if t is None or s is None or len(t) != len(s):
+                yield Ballot(transfer, move, (None,) * len(move.target.shape))
+            else:
+                pairs = zip(t, s, strict=True)
+                yield Ballot(transfer, move, tuple(None if a is None or b is None else (a, b) for a, b in pairs))
+
+
+def elect(ballots: Sequence[Ballot]) -> Elected:
+    """Return, for every group of the target that a matched layer knows, the group that most of its elements stand for.
+
+    Layers that serve a second time do not vote: their units are there already.
+    """
+    votes: dict[Leaf, dict[Leaf, float]] = defaultdict(lambda: defaultdict(float))
+    for ballot in ballots:
+        if ballot.transfer.reused:
+            continue
+        for row in ballot.rows:
+            if row is None or len(row[0]) != len(row[1]):
+                continue
+            weight = ballot.move.elements * (1.0 if len(row[0]) == 1 else _BY_PLACE)
+            for t, s in zip(*row, strict=True):
+                if size_of_leaf(t.leaf) > 1 and size_of_leaf(s.leaf) > 1:
+                    votes[t.leaf][s.leaf] += weight
+    return {leaf: max(counts, key=lambda one: counts[one]) for leaf, counts in votes.items()}
+
+
+def known_pairs(ballots: Sequence[Ballot]) -> set[tuple[Leaf, Leaf]]:
+    """Return the pairs of single groups that meet, factor by factor, in matched layers."""
+    rows = (row for ballot in ballots if not ballot.transfer.reused for row in ballot.rows if row is not None)
+    leaves = ((t.leaf, s.leaf) for row in rows if len(row[0]) == len(row[1]) for t, s in zip(*row, strict=True))
+    return {((a,), (b,)) for t, s in leaves if len(t) == len(s) for a, b in zip(t, s, strict=True)}

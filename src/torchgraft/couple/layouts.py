@@ -1,0 +1,198 @@
+"""The layout of every move: along each axis, which units of the target are which units of the source."""
+
+from __future__ import annotations
+
+__all__ = ["MapBook", "lay_out"]
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+
+from torchgraft.axes import AxisGroups
+from torchgraft.axes.spans import Leaf, locked, size_of_leaf
+from torchgraft.couple.election import Ballot, Elected
+from torchgraft.couple.norms import Growth
+from torchgraft.couple.spans import Spans
+from torchgraft.kinds import DIMENSIONAL, input_axis
+from torchgraft.records import Move, Stretch, UnitMap
+from torchgraft.units import Pairs, axis_indices, move_indices
+
+# Share of the places of a concatenation that must be known on both sides.
+_ENOUGH = 0.9
+
+# Axes that a preparation makes alike on both sides.
+_PREPARED = {
+    "tile_inputs": (1,),
+    "resample_patch": (2, 3),
+    "resample_position": (-2,),
+    "resample_plane": (0, 1, 2, 3),
+    "resample_relative": (0,),
+    "share_slope": (0,),
+}
+
+# Rules that put the units of a group where the windows of a move would put them.
+_PLAIN = frozenset({"centre"})
+
+
+@dataclass(slots=True)
+class MapBook:
+    """The maps of a plan, one for each pair of groups, by number.
+
+    ``growth`` has rules for some of them; ``known`` are pairs of single groups that stand for each other.
+    """
+
+    growth: Growth
+    known: Collection[tuple[Leaf, Leaf]]
+    maps: list[UnitMap] = field(default_factory=list)
+    numbers: dict[tuple[Leaf, Leaf], int] = field(default_factory=dict)
+
+    def of(self, target: Leaf, source: Leaf) -> tuple[int, ...]:
+        """Return the numbers of the maps whose product pairs the units of two products of groups."""
+        pairs = _paired(target, source, self.known)
+        return tuple(self._one(*pair) for pair in pairs) if pairs else (self._one(target, source),)
+
+    def _one(self, target: Leaf, source: Leaf) -> int:
+        if (target, source) not in self.numbers:
+            self.numbers[target, source] = len(self.maps)
+            how = self.growth.rules.get(target) or ("centre" if len(target) == len(source) == 1 else "start")
+            self.maps.append(UnitMap(size_of_leaf(target), size_of_leaf(source), how))
+        return self.numbers[target, source]
+
+
+def _paired(target: Leaf, source: Leaf, known: Collection[tuple[Leaf, Leaf]]) -> list[tuple[Leaf, Leaf]]:
+    """Pair the groups of two products; none where one grows while another shrinks: both must be laid out as one.
+
+    A group that only one side has (queries that share a key, met by one query for each) stands for a single unit.
+    """
+    sides: list[list[Leaf]] = [[(group,) for group in leaf] for leaf in (target, source)]
+    short, long = sorted(sides, key=len)
+    if len(long) - len(short) == 1 and short:
+
+        def fit(way: list[Leaf]) -> tuple[int, int]:
+            met = list(zip(way, long, strict=True) if long is sides[1] else zip(long, way, strict=True))
+            return sum(pair in known for pair in met), sum(_equal(*pair) for pair in met)
+
+        ways: list[list[Leaf]] = [[*short[:place], (), *short[place:]] for place in range(len(long))]
+        short[:] = sorted(ways, key=fit)[-1]
+    pairs = list(zip(*sides, strict=True)) if len(sides[0]) == len(sides[1]) else []
+    sizes = [(size_of_leaf(t), size_of_leaf(s)) for t, s in pairs]
+    return pairs if all(t >= s for t, s in sizes) or all(t <= s for t, s in sizes) else []
+
+
+def _equal(a: Leaf, b: Leaf) -> bool:
+    return size_of_leaf(a) == size_of_leaf(b)
+
+
+def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups) -> Move:
+    """Return a move with the layout that its groups ask for; as it is where they ask for nothing else."""
+    move = ballot.move
+    if move.operator != "embed" and not (move.operator == "copy" and move.target.dtype.startswith(("float", "bfloat"))):
+        return move
+    layout = tuple(
+        _axis(row, axis, ballot, elected, book) if row is not None else () for axis, row in enumerate(ballot.rows)
+    )
+    pads = tuple(_pad(row, axis, ballot, book, target) for axis, row in enumerate(ballot.rows))
+    factor = _factor(ballot, book)
+    if not any(layout) and not any(pads) and factor == 1:
+        return move
+    pads = pads if any(pads) else ()
+    made = replace(move, operator="embed", layout=layout, pads=pads, factor=factor, windows=None)
+    pairs = [
+        move_indices(made, axis, book.maps)
+        if layout[axis] or not move.prepare
+        else (np.arange(_prepared(move, axis)),) * 2
+        for axis in range(len(layout))
+    ]
+    if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, pairs):
+        return move
+    return replace(made, elements=prod(len(into) for into, _ in pairs))
+
+
+def _prepared(move: Move, axis: int) -> int:
+    """Return the length of an axis once a preparation has made both sides alike, or taken the mapped classes."""
+    if "select_labels" not in move.prepare or axis != (move.lead or (0,))[0]:
+        return move.target.shape[axis]
+    others = (min(pair) for a, pair in enumerate(zip(move.target.shape, move.source.shape, strict=True)) if a != axis)
+    return move.elements // prod(others)
+
+
+def _is_identity(move: Move, pairs: Sequence[Pairs]) -> bool:
+    """Tell whether every unit stays where it is."""
+    return all(
+        len(into) == size and bool((into == out_of).all())
+        for size, (into, out_of) in zip(move.target.shape, pairs, strict=True)
+    )
+
+
+def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBook, target: AxisGroups) -> str:
+    """Name what becomes of the units of an axis that the source does not determine, where a norm reads them."""
+    key = ballot.move.target.key
+    if key in book.growth.keys and axis == 0 and _makes_keys(ballot):
+        return "zero"
+    if row is None or len(row[0]) != 1 or row[0][0].leaf not in book.growth.rules:
+        return ""
+    leaf = row[0][0].leaf
+    reads = axis == input_axis(ballot.transfer.kind, ballot.move.target.role) and ballot.transfer.kind != "embedding"
+    if book.growth.rules[leaf] == "tile":
+        return "shared" if reads else ""
+    if reads:
+        return "fresh" if key in target.normed else ""
+    if key in target.norms:
+        return ""
+    if any(key == norm.shift for norm in target.norms.values()):
+        return "zero"
+    return book.growth.pads[leaf]
+
+
+def _makes_keys(ballot: Ballot) -> bool:
+    """Tell whether a tensor makes keys alone; of a fused one, the part does that is not the first and not the last."""
+    part = ballot.move.target.part
+    return part is None or 0 < part.start == part.stop - part.start
+
+
+def _factor(ballot: Ballot, book: MapBook) -> float:
+    key = ballot.move.target.key
+    return book.growth.factors.get(key, 1.0) if key not in book.growth.keys or _makes_keys(ballot) else 1.0
+
+
+def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected, book: MapBook) -> tuple[Stretch, ...]:
+    targets, sources = row
+    move = ballot.move
+    changed = {place % len(ballot.rows) for name in move.prepare for place in _PREPARED.get(name, ())}
+    if (axis > 1 and ballot.transfer.kind in DIMENSIONAL) or axis in move.lead or axis in changed:
+        return ()
+    alone = len(targets) == len(sources) == 1
+    if alone and _stays(targets[0].leaf, sources[0].leaf, book):
+        return ()
+    left = list(sources)
+    found: list[Stretch] = []
+    for span in targets:
+        want = sources[0].leaf if alone else elected.get(span.leaf)
+        other = next((one for one in left if one.leaf == want), None)
+        if other is not None and want is not None:
+            left.remove(other)
+            found.append(Stretch(span.start, other.start, book.of(span.leaf, want)))
+    if not alone and _covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):
+        return ()  # the two are put together in other ways: place is all they have in common
+    return () if _is_plain(found, alone, book.maps) else tuple(found)
+
+
+def _covered(found: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:
+    return len(axis_indices(found, maps)[0]) if found else 0
+
+
+def _stays(target: Leaf, source: Leaf, book: MapBook) -> bool:
+    """Tell whether units that have to stay where they are meet another number of them: inputs, classes, angles."""
+    pairs = _paired(target, source, book.known) or [(target, source)]
+    return not target or any(not _equal(t, s) and any(map(locked, (*t, *s))) for t, s in pairs)
+
+
+def _is_plain(found: Sequence[Stretch], alone: bool, maps: Sequence[UnitMap]) -> bool:
+    """Tell whether an axis is laid out as a window at the centre would be."""
+    if not found:
+        return True
+    used = [maps[number] for number in found[0].maps]
+    whole = all(units.target == units.source and units.how != "chosen" for units in used)
+    return alone and (whole or (len(used) == 1 and used[0].how in _PLAIN))

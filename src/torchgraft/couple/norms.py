@@ -1,0 +1,119 @@
+"""How a stream under a norm grows: what its new units hold, so that the norm gives what it gave before.
+
+A layer norm or a root mean square norm sees all of its ``d`` units at once. Over ``D > d`` units it gives the same
+
+- where every unit stands there ``D / d`` times (whole numbers alone), or
+- where the further units are the mean of the others (layer norm: LEMON, Wang et al., ICLR 2024) or zero (root mean
+  square norm: Gesmundo and Maile 2023), and gain and epsilon are scaled by ``sqrt(d / D)`` and ``d / D``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Growth", "growths"]
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from torchgraft.axes import AxisGroups
+from torchgraft.axes.attention import Scores
+from torchgraft.axes.norms import Norm
+from torchgraft.axes.spans import Leaf, locked, size_of_leaf
+from torchgraft.couple.election import Ballot
+from torchgraft.records import Move, Setting
+
+_PADS = {"layer": "mean", "rms": "zero"}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """By group of the target: the rule of its map, and what its further units hold; what gains are multiplied by.
+
+    ``keys`` are the tensors that make the keys of an attention over more units per head, whose new units are zero.
+    """
+
+    rules: dict[Leaf, str] = field(default_factory=dict)
+    pads: dict[Leaf, str] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+    def scale(self, key: str, factor: float) -> None:
+        """Multiply a tensor by one more factor."""
+        self.factors[key] = self.factors.get(key, 1.0) * factor
+
+
+def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, tied: Collection[str]) -> Growth:
+    """Decide for every group that grows under a norm how it grows.
+
+    ``tied`` are tensors that the target holds under further names: an embedding that reads what a last norm gives.
+    """
+    found = Growth()
+    both = {leaf: key for key in tied if key in target.normed for leaf in _leaves(ballots, key)}
+    for ballot in ballots:
+        key, other = ballot.move.target.key, ballot.move.source.key
+        row = ballot.rows[0] if ballot.rows else None
+        if key in target.norms and row is not None and len(row[0]) == len(row[1]) == 1 and len(row[0][0].leaf) == 1:
+            leaf, large, small = row[0][0].leaf, size_of_leaf(row[0][0].leaf), size_of_leaf(row[1][0].leaf)
+            if large > small and not locked(leaf[0]):
+                _grow(found, leaf, large, small, key, target, source.norms.get(other), both.get(leaf))
+        first = ballot.move.target.part is None or ballot.move.target.part.start == 0
+        if key in target.normed and other in source.normed and first:
+            _rescale(found, key, source.normed[other].scale / target.normed[key].scale, target)
+        factor = _score_factor(ballot.move, target.scales.get(key), source.scales.get(other))
+        if factor != 1:
+            found.keys.add(key)
+            found.factors[key] = factor
+    return found
+
+
+def _score_factor(move: Move, target: Scores | None, source: Scores | None) -> float:
+    """Return what keys are multiplied by, so that scores stay what they were, where they are known apart."""
+    if target is None or source is None or (target.fused and move.target.part is None):
+        return 1.0
+    return source.scale / target.scale
+
+
+def _grow(
+    found: Growth,
+    leaf: Leaf,
+    large: int,
+    small: int,
+    key: str,
+    target: AxisGroups,
+    original: Norm | None,
+    tied: str | None,
+) -> None:
+    """Copies where the widths divide, further units that the norm does not see where they do not.
+
+    What reads the copies shares its weight among them; an embedding that is tied to the last layer cannot, so the norm
+    before it is divided instead (Shen et al. 2022), if nothing else reads what that gives.
+    """
+    norm = target.norms[key]
+    last = target.normed[tied].gains if tied is not None else frozenset()
+    alone = all(key == tied or not reader.gains & last for key, reader in target.normed.items())
+    if large % small == 0 and alone:
+        found.rules[leaf] = "tile"
+        if key in last:
+            for one in filter(None, (key, norm.shift)):
+                found.scale(one, small / large)
+        return
+    found.rules[leaf], found.pads[leaf] = "start", _PADS[norm.kind]
+    found.scale(key, (small / large) ** 0.5)
+    if original is not None and original.epsilon is not None and norm.epsilon is not None:
+        path = key.rpartition(".")[0]
+        found.settings[path] = Setting(path, norm.epsilon[0], original.epsilon[1] * small / large)
+
+
+def _rescale(found: Growth, key: str, factor: float, target: AxisGroups) -> None:
+    """Let the norm before a layer make up for a number that the code multiplies by (T5: ``width ** -0.5``)."""
+    reader = target.normed[key]
+    if factor == 1 or any(other.gains & reader.gains for one, other in target.normed.items() if one != key):
+        return
+    for gain in reader.gains:
+        for one in filter(None, (gain, target.norms[gain].shift)):
+            found.scale(one, factor)
+
+
+def _leaves(ballots: Sequence[Ballot], key: str) -> set[Leaf]:
+    rows = (row for ballot in ballots if ballot.move.target.key == key for row in ballot.rows if row is not None)
+    return {span.leaf for row in rows for span in row[0]}

@@ -1,0 +1,84 @@
+"""Which units of an axis go where, as index arrays: the rules behind a plan's maps of units."""
+
+from __future__ import annotations
+
+__all__ = ["RULES", "Pairs", "axis_indices", "move_indices", "pairs_of"]
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchgraft.records import Move, Stretch, UnitMap
+
+Index = NDArray[np.int64]
+#: Units of the target, and the source unit that each stands for.
+Pairs = tuple[Index, Index]
+
+
+def _centre(units: UnitMap) -> Pairs:
+    size = min(units.target, units.source)
+    return np.arange(size) + (units.target - size) // 2, np.arange(size) + (units.source - size) // 2
+
+
+def _start(units: UnitMap) -> Pairs:
+    size = np.arange(min(units.target, units.source))
+    return size, size
+
+
+def _tile(units: UnitMap) -> Pairs:
+    every = np.arange(units.target)
+    return every, every % units.source
+
+
+def _chosen(units: UnitMap) -> Pairs:
+    return np.arange(len(units.chosen)), np.array(units.chosen, dtype=np.int64)
+
+
+#: How the units of two groups are paired; ``tile``: every source unit as often as it fits.
+RULES: Mapping[str, Callable[[UnitMap], Pairs]] = {
+    "centre": _centre,
+    "start": _start,
+    "tile": _tile,
+    "chosen": _chosen,
+}
+
+
+def pairs_of(units: UnitMap) -> Pairs:
+    """Return the units of the target that come from the source, and the source units they stand for.
+
+    >>> [side.tolist() for side in pairs_of(UnitMap(6, 4, "centre"))]
+    [[1, 2, 3, 4], [0, 1, 2, 3]]
+    """
+    return RULES[units.how](units)
+
+
+def axis_indices(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> Pairs:
+    """Return the places along an axis that the source determines, and the places of the source they come from."""
+    found = [_stretch(stretch, maps) for stretch in stretches]
+    return np.concatenate([into for into, _ in found]), np.concatenate([out_of for _, out_of in found])
+
+
+def _stretch(stretch: Stretch, maps: Sequence[UnitMap]) -> Pairs:
+    into, out_of = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    for number in stretch.maps:
+        units = maps[number]
+        t, s = pairs_of(units)
+        into = (into[:, None] * units.target + t[None, :]).reshape(-1)
+        out_of = (out_of[:, None] * units.source + s[None, :]).reshape(-1)
+    return into + stretch.into, out_of + stretch.out_of
+
+
+def move_indices(move: Move, axis: int, maps: Sequence[UnitMap], sizes: tuple[int, int] | None = None) -> Pairs:
+    """Return the places along an axis of a move that the source determines, and where they come from.
+
+    Args:
+        move: of a plan.
+        axis: as the layer sees it.
+        maps: of the plan.
+        sizes: of the axis in target and source, where a preparation has changed them.
+    """
+    if move.layout and move.layout[axis]:
+        return axis_indices(move.layout[axis], maps)
+    t, s = sizes or (move.target.shape[axis], move.source.shape[axis])
+    return pairs_of(UnitMap(t, s, "start" if axis in move.lead else "centre"))
