@@ -9,17 +9,21 @@
 
 from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer
 from torchgraft.errors import ApplyError, CheckpointError, GraftError, PinError, PlanError, SpecError
+from torchgraft.optim import OptimizerReport, transfer_optimizer
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Element, Layer, Match, Pair, TensorPlan
 from torchgraft.score import pairwise
+from torchgraft.verify import Certificate, verify
 
 __all__ = [
     "ApplyError",
+    "Certificate",
     "CheckpointError",
     "Element",
     "GraftError",
     "Layer",
     "Match",
+    "OptimizerReport",
     "Pair",
     "PinError",
     "Plan",
@@ -34,6 +38,8 @@ __all__ = [
     "rank",
     "similarity",
     "transfer",
+    "transfer_optimizer",
+    "verify",
 ]
 
 __version__ = "0.1.0"
