@@ -56,10 +56,14 @@ def _against_random(analysis: Analysis, whole: Overall) -> str:
     untested = [verdict.case for verdict in mine if verdict.p is None]
     told = (
         f"{whole.initialization}: mean effectiveness {interval(whole.mean)}, beats random on {whole.wins} of "
-        f"{count(whole.pairs, 'case')}. Significantly worse than random: {_first([verdict.case for verdict in worse])} "
-        f"(p < 0.05, uncorrected); after Holm's correction: {_first(held)}."
+        f"{count(whole.pairs, 'case')}."
     )
-    if untested:
+    if len(untested) < len(mine):  # of none there is nothing to say but that, which is said once for all
+        told += (
+            f" Significantly worse than random: {_first([verdict.case for verdict in worse])} (p < 0.05, uncorrected); "
+            f"after Holm's correction: {_first(held)}."
+        )
+    if untested and len(untested) < len(mine):
         told += f" Not testable, for one seed or the same difference in every seed: {listed(untested)}."
     if whole.undefined:
         told += f" Without a figure, for want of a random baseline above 0 %: {listed(whole.undefined)}."
