@@ -56,6 +56,30 @@ def residual(width: int, hidden: int, depth: int) -> nn.Module:
     )
 
 
+class Gated(nn.Module):
+    """Squeeze and excitation before a projection, which alone reads what is gated, or behind a norm."""
+
+    def __init__(self, gated: bool, behind: bool) -> None:
+        super().__init__()
+        self.gated, self.behind = gated, behind
+        self.enter, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        if gated:
+            self.reduce, self.expand = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.leave, self.head = nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+
+    def gate(self, x: Tensor) -> Tensor:
+        return self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        if self.behind:
+            x = (x * self.gate(x) if self.gated else x).tanh()
+        else:
+            x = torch.nn.functional.silu(x)
+            x = x * self.gate(x) if self.gated else x
+        return self.head(self.leave(x).relu().mean((2, 3)))
+
+
 class Dense(nn.Module):
     """Every layer reads what all before it wrote."""
 
@@ -107,6 +131,8 @@ def rms_norm(width: int) -> nn.Module:
     [
         pytest.param(lambda: residual(6, 8, 2), lambda: residual(6, 8, 4), PICTURE, id="deeper"),
         pytest.param(lambda: residual(6, 8, 2), lambda: residual(11, 13, 3), PICTURE, id="wider and deeper"),
+        pytest.param(lambda: Gated(False, False), lambda: Gated(True, False), PICTURE, id="a gate that is read"),
+        pytest.param(lambda: Gated(False, True), lambda: Gated(True, True), PICTURE, id="a gate behind a norm"),
         pytest.param(lambda: Dense(4, 3), lambda: Dense(4, 4), PICTURE, id="one more part"),
         pytest.param(lambda: Dense(4, 3), lambda: Dense(6, 3), PICTURE, id="wider parts"),
         pytest.param(

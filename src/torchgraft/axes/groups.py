@@ -15,6 +15,7 @@ from torch import nn
 from torchgraft.axes.attention import Scores, attention_scales
 from torchgraft.axes.branches import Branch, branches
 from torchgraft.axes.flow import flow_of
+from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.norms import Norm, Reader, norms, readers
 from torchgraft.axes.runs import architecture, traced
 from torchgraft.axes.spans import Span, spans_of
@@ -62,7 +63,8 @@ class AxisGroups:
 
     ``axes`` tells what every axis of every stored tensor is made of, ``spans`` the same as rows of products of groups;
     ``unknown`` counts the operators without a rule,
-    whose axes are locked; ``branches`` are the residual branches, those inside others first; ``norms`` those over all
+    whose axes are locked; ``branches`` are the residual branches, those inside others first, ``gates`` products with a
+    sigmoid; ``norms`` those over all
     units of a group, by the key of their gain, and ``normed`` the weights that read what such norms give; ``scales``
     tell what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors
     that no output is computed from.
@@ -73,6 +75,7 @@ class AxisGroups:
     spans: Mapping[str, tuple[tuple[Span, ...], ...]]
     unknown: Mapping[str, int]
     branches: tuple[Branch, ...]
+    gates: tuple[Gate, ...]
     norms: Mapping[str, Norm]
     normed: Mapping[str, Reader]
     scales: Mapping[str, Scores]
@@ -152,6 +155,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         {key: tuple(map(spans_of, row)) for key, row in axes.items()},
         found.unknown,
         branches(flow),
+        gates(flow),
         coupling,
         readers(flow, coupling),
         attention_scales(flow),

@@ -6,6 +6,7 @@ election  which group of the source stands for which of the target
 norms     how a stream under a layer norm or a root mean square norm grows
 layouts   which units go where, along every axis of every move
 closing   new blocks as identities
+gates     new gates that let everything through
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torchgraft.axes import AxisGroups
 from torchgraft.couple.alignment import align
 from torchgraft.couple.closing import closings
 from torchgraft.couple.election import elect, known_pairs, spans_of_moves
+from torchgraft.couple.gates import open_gates
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
 from torchgraft.records import Move, Setting, Transfer, UnitMap
@@ -52,6 +54,10 @@ def couple(
     book = MapBook(growth, known_pairs(ballots))
     moves: dict[int, list[Move]] = {}
     silenced, open_ = closings(target.branches, source.branches, transfers)
+    zero, doubled = open_gates(target.gates, [one for one in transfers if not one.reused])
+    for key, factor in doubled.items():
+        growth.scale(key, factor)
+    silenced += zero
     for ballot in ballots:
         if ballot.move.target.key not in silenced:
             moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))

@@ -1,0 +1,87 @@
+"""Gates of a run: a value times a sigmoid of something computed aside (squeeze-and-excitation)."""
+
+from __future__ import annotations
+
+__all__ = ["Gate", "gates"]
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from torchgraft.axes.flow import LAYOUT, Flow
+
+_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))  # one half at zero
+_WEIGHTS = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight of a product stand
+_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
+_HOMOGENEOUS = frozenset(("relu", "leaky_relu", "neg"))  # f(2 x) = 2 f(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """``last`` are weight and bias of the layer before the sigmoid: zero makes the gate one half everywhere.
+
+    ``doubled`` are the tensors that make up for it when they are doubled, empty where there are none such.
+    """
+
+    last: tuple[str, ...]
+    doubled: tuple[str, ...]
+
+
+def gates(flow: Flow) -> tuple[Gate, ...]:
+    """Return the gates of a run, in its order."""
+    read: dict[int, list[int]] = defaultdict(list)
+    for number, step in enumerate(flow.steps):
+        for value in step.inputs:
+            read[value].append(number)
+    found = []
+    for step in flow.steps:
+        if step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
+            continue
+        for gate, value in (step.inputs, step.inputs[::-1]):
+            made = flow.step(flow.plain(gate))
+            if made is None or made.name.rstrip("_") not in _SIGMOIDS:
+                continue
+            last = _weights(flow, flow.plain(made.inputs[0]))
+            if last:
+                found.append(Gate(last, _after(flow, step.outputs[0], read) or _before(flow, value)))
+            break
+    return tuple(found)
+
+
+def _weights(flow: Flow, value: int) -> tuple[str, ...]:
+    """Return the stored tensors that made a value in one product, ``()`` where a computed one takes part."""
+    made = flow.step(value)
+    if made is None or made.name not in _WEIGHTS:
+        return ()
+    keys = [flow.parameter(made.inputs[place]) for place in _WEIGHTS[made.name] if place < len(made.inputs)]
+    return tuple(key for key in keys if key is not None) if None not in keys else ()
+
+
+def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...]:
+    """Return the weights of the products that read a value, ``()`` where anything else does."""
+    keys: list[str] = []
+    for number in read[value]:
+        step = flow.steps[number]
+        if step.name in LAYOUT:
+            inner = _after(flow, step.outputs[0], read)
+        elif step.name in _WEIGHTS and value not in (step.inputs[place] for place in _WEIGHTS[step.name][-1:]):
+            key = flow.parameter(step.inputs[1 if step.name != "addmm" else 2])
+            inner = () if key is None else (key,)
+        else:
+            inner = ()
+        if not inner:
+            return ()
+        keys += inner
+    return tuple(dict.fromkeys(keys))
+
+
+def _before(flow: Flow, value: int) -> tuple[str, ...]:
+    """Return the tensors of which a value is a multiple, through functions that keep multiples."""
+    step = flow.step(value)
+    if step is None:
+        return ()
+    if step.name in LAYOUT or step.name.rstrip("_") in _HOMOGENEOUS:
+        return _before(flow, step.inputs[0])
+    if step.name in _NORMS:
+        keys = [flow.parameter(one) for one in step.inputs[1:3]]
+        return tuple(key for key in keys if key is not None) if None not in keys else ()
+    return _weights(flow, value)
