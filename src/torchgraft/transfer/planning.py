@@ -244,7 +244,7 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
         if first is not None:
             plans[key] = replace(plans[first], key=key, tied=first, elements=0)
         elif key in coupled.silenced:
-            reason = "zero: a new block adds nothing, a new gate does not choose"
+            reason = "zero, to keep the function"
             plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", spec.size, reason=reason)
         else:
             moves = served.get(key, [])
