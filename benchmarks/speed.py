@@ -13,6 +13,7 @@ from torch import nn
 
 import torchgraft as tg
 from benchmarks.rows import Row
+from torchgraft.axes import groups
 from torchgraft.io import import_torchvision
 
 PAIR = ("efficientnet_b0", "efficientnet_b2")
@@ -67,9 +68,28 @@ def rows() -> Iterator[Row]:
             yield Row(
                 f"{name} {pair}, {method}", f"{milliseconds(new)} fresh, {milliseconds(seen)} again", goal, published
             )
+    cut = fresh_median(build, lambda x, y: tg.plan(x, y, operator="clip"))
+    yield Row(f"plan {pair}, graft without coupling", f"{milliseconds(cut)} fresh", "≤ 15 ms", "operator='clip'")
+    yield from axis_rows(b)
     yield apply_row(a, b, pair)
     yield import_row()
     yield from growth_rows()
+
+
+def axis_rows(b2: nn.Module) -> Iterator[Row]:
+    """Measure axis groups, of an architecture met for the first time and of one met before."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(LlamaConfig())
+    for name, model, goal in (("efficientnet_b2", b2, "≤ 500 ms"), ("Llama, 32 layers, meta", llama, "≤ 2,000 ms")):
+
+        def first(model: nn.Module = model) -> None:
+            groups._KEPT.clear()
+            groups.axis_groups(model)
+
+        once, again = median(first, 5), median(lambda model=model: groups.axis_groups(model))
+        yield Row(f"axis groups, {name}", f"{milliseconds(once)} first, {milliseconds(again)} again", goal, "")
 
 
 def apply_row(a: nn.Module, b: nn.Module, pair: str) -> Row:
