@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint tests bench zoo wheel clean
+.PHONY: demo test lint tests bench zoo growth wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/torchgraft demo --output demo-output
@@ -29,6 +29,10 @@ bench: $(VENV)/.installed
 
 zoo: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo --output docs/results/zoo.md
+
+growth: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth --output docs/results/growth.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth.real --output docs/results/real-growth.md
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

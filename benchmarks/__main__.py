@@ -33,7 +33,8 @@ def page(rows: list[Row]) -> str:
             "# Benchmarks",
             "",
             "Each figure is the median of several runs in one process, on models already built, with one thread. "
-            "*First* means the first model of an architecture, *fresh* one whose architecture was seen before; *again* means the same modules a second time: a "
+            "*First* means the first model of an architecture, *fresh* one whose architecture was seen before; "
+            "*again* means the same modules a second time: a "
             "module is read once as long as its structure stays the same, and the similarity of two networks is "
             "remembered. Ratios are taken inside one run.",
             "",

@@ -230,6 +230,14 @@ def test_nothing_is_silenced_where_the_source_does_not_fit() -> None:
     assert "silenced" not in tg.transfer(filled(residual(6, 8, 4)), residual(6, 8, 2)).counts()
 
 
+def test_trainable_leaves_new_gates_to_their_own_initialization() -> None:
+    source, target = randomized(Gated(False, False)), randomized(Gated(True, False), 1)
+    before = target.expand.weight.clone()  # type: ignore[union-attr, operator]
+    assert "silenced" not in tg.transfer(source, target, trainable=True).counts()
+    assert torch.equal(target.expand.weight, before)  # type: ignore[union-attr, arg-type]
+    assert tg.transfer(source, target).counts()["silenced"] == 2
+
+
 def test_copies_share_their_weight_unevenly() -> None:
     source, target = randomized(Normed(6, 9, layer_norm)), randomized(Normed(12, 9, layer_norm), 1)
     tg.transfer(source, target)

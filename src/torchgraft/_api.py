@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     factory: the model (spec or function) that a state dict or a checkpoint belongs to.
     inputs: what both networks can be run on (a tensor, a tuple of arguments, a dict of keyword arguments): the shapes
         count, and only where none can be guessed.
+    trainable: give up the same function where that has trained better: new gates keep their own initialization.
     seed: seed of every random draw.
     allow_nonfinite: accept NaN and infinite weights in a file.
     """
@@ -56,6 +57,7 @@ class Options(TypedDict, total=False):
     labels: Mapping[int, int]
     factory: Factory
     inputs: Any
+    trainable: bool
     seed: int
     allow_nonfinite: bool
 
@@ -119,6 +121,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         pins=pins,
         labels=options.get("labels"),
         groups=partial(_groups, module, origin.module, options.get("inputs")),
+        trainable=options.get("trainable", False),
         seed=options.get("seed", 0),
     )
 

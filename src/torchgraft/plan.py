@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torchgraft.errors import PlanError
-from torchgraft.records import Move, Part, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
+from torchgraft.records import Fill, Move, Part, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
 from torchgraft.windows import windows_of
 
@@ -46,7 +46,8 @@ class Plan(_Ledger):
 
     ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
     ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
-    ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too.
+    ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too,
+    ``fills`` the values of tensors that are silenced.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Plan(_Ledger):
     labels: tuple[tuple[int, int], ...] = ()
     maps: tuple[UnitMap, ...] = ()
     settings: tuple[Setting, ...] = ()
+    fills: tuple[Fill, ...] = ()
 
     fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
 
@@ -78,7 +80,7 @@ class Plan(_Ledger):
         """Return the plan as plain data."""
         head = {name: getattr(self, name) for name in self.fields}
         transfers, tensors = [_transfer_data(one) for one in self.transfers], [asdict(one) for one in self.tensors]
-        units = {"maps": [asdict(one) for one in self.maps], "settings": [asdict(one) for one in self.settings]}
+        units = {name: [asdict(one) for one in getattr(self, name)] for name in ("maps", "settings", "fills")}
         return {"format": _FORMAT, **head, **units, "transfers": transfers, "tensors": tensors}
 
     def to_json(self) -> str:
@@ -112,6 +114,7 @@ class Plan(_Ledger):
                 labels=tuple((int(t), int(s)) for t, s in data["labels"]),
                 maps=tuple(UnitMap(**{**one, "chosen": tuple(one["chosen"])}) for one in data["maps"]),
                 settings=tuple(Setting(one["path"], one["attribute"], float(one["value"])) for one in data["settings"]),
+                fills=tuple(Fill(one["key"], float(one["value"])) for one in data["fills"]),
             )
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, PlanError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "Element",
+    "Fill",
     "Layer",
     "Match",
     "Move",
@@ -190,6 +191,14 @@ class UnitMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """A tensor of the target that gets one value everywhere, so that what is new does not change the function."""
+
+    key: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """An attribute of a module of the target, and its new value: the epsilon of a norm over more units."""
 
@@ -252,9 +261,9 @@ class TensorPlan:
     """What becomes of one tensor of the target's state dict.
 
     ``status`` is ``copied`` (the source's tensor as it is), ``resized`` (its shape or layout changed, the rest is the
-    target's own), ``reused`` (as either, from a source that serves another tensor better), ``silenced`` (zero, so that
-    a new block is the identity), ``initialised`` (the target was on the meta device and this tensor was given its own
-    initialization) or ``kept`` (the target's value stays).
+    target's own), ``reused`` (as either, from a source that serves another tensor better), ``silenced`` (one value
+    everywhere, mostly zero, so that a new block changes nothing), ``initialised`` (the target was on the meta device
+    and this tensor was given its own initialization) or ``kept`` (the target's value stays).
     ``elements`` counts what the source determines; a ``tied`` tensor is counted under its first name.
     """
 

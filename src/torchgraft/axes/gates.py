@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torchgraft.axes.flow import LAYOUT, Flow
 
-_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))  # one half at zero
+_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
 _WEIGHTS = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight of a product stand
 _NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
 _HOMOGENEOUS = frozenset(("relu", "leaky_relu", "neg"))  # f(2 x) = 2 f(x)
@@ -17,13 +17,16 @@ _HOMOGENEOUS = frozenset(("relu", "leaky_relu", "neg"))  # f(2 x) = 2 f(x)
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """``last`` are weight and bias of the layer before the sigmoid: zero makes the gate one half everywhere.
+    """The layer before a sigmoid, and what can make up for a gate that is the same everywhere.
 
-    ``doubled`` are the tensors that make up for it when they are doubled, empty where there are none such.
+    ``function`` is ``sigmoid`` or ``hardsigmoid``; ``weight`` and ``bias`` are of the layer. What comes after the gate
+    is a multiple of the tensors ``scaled``, empty where there are none such.
     """
 
-    last: tuple[str, ...]
-    doubled: tuple[str, ...]
+    function: str
+    weight: str
+    bias: str | None
+    scaled: tuple[str, ...]
 
 
 def gates(flow: Flow) -> tuple[Gate, ...]:
@@ -42,7 +45,9 @@ def gates(flow: Flow) -> tuple[Gate, ...]:
                 continue
             last = _weights(flow, flow.plain(made.inputs[0]))
             if last:
-                found.append(Gate(last, _after(flow, step.outputs[0], read) or _before(flow, value)))
+                scaled = _after(flow, step.outputs[0], read) or _before(flow, value)
+                bias, weight = (None, last[0]) if len(last) == 1 else _told_apart(flow, flow.plain(made.inputs[0]))
+                found.append(Gate(made.name.rstrip("_"), weight, bias, scaled))
             break
     return tuple(found)
 
@@ -54,6 +59,16 @@ def _weights(flow: Flow, value: int) -> tuple[str, ...]:
         return ()
     keys = [flow.parameter(made.inputs[place]) for place in _WEIGHTS[made.name] if place < len(made.inputs)]
     return tuple(key for key in keys if key is not None) if None not in keys else ()
+
+
+def _told_apart(flow: Flow, value: int) -> tuple[str, str]:
+    """Return bias and weight of the product that made a value and has both."""
+    made = flow.step(value)
+    assert made is not None
+    places = (0, 2) if made.name == "addmm" else (2, 1)
+    bias, weight = (flow.parameter(made.inputs[place]) for place in places)
+    assert bias is not None and weight is not None
+    return bias, weight
 
 
 def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...]:

@@ -23,22 +23,27 @@ from torchgraft.couple.election import elect, known_pairs, spans_of_moves
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
-from torchgraft.records import Move, Setting, Transfer, UnitMap
+from torchgraft.records import Fill, Move, Setting, Transfer, UnitMap
 
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """Transfers whose moves agree on their units, with their maps; tensors that become zero; settings; remarks."""
+    """Transfers whose moves agree on their units, with their maps; tensors of one value; settings; remarks."""
 
     transfers: tuple[Transfer, ...]
     maps: tuple[UnitMap, ...] = ()
-    silenced: tuple[str, ...] = ()
+    fills: tuple[Fill, ...] = ()
     settings: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def couple(
-    transfers: Sequence[Transfer], target: AxisGroups, source: AxisGroups, tied: Collection[str] = ()
+    transfers: Sequence[Transfer],
+    target: AxisGroups,
+    source: AxisGroups,
+    tied: Collection[str] = (),
+    *,
+    trainable: bool = False,
 ) -> Coupled:
     """Make the moves of a plan agree on which units are where, and let new blocks add nothing.
 
@@ -47,19 +52,21 @@ def couple(
         target: the target's groups.
         source: the source's groups.
         tied: tensors of the target that it holds under further names.
+        trainable: leave new gates to their own initialization.
     """
     ballots = list(spans_of_moves(transfers, target, source))
     elected = elect(ballots)
     growth = growths(ballots, target, source, tied)
     book = MapBook(growth, known_pairs(ballots))
     moves: dict[int, list[Move]] = {}
-    silenced, open_ = closings(target.branches, source.branches, transfers)
-    zero, doubled = open_gates(target.gates, [one for one in transfers if not one.reused])
-    for key, factor in doubled.items():
+    closed, open_ = closings(target.branches, source.branches, transfers)
+    gates = () if trainable else target.gates
+    opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
+    for key, factor in factors.items():
         growth.scale(key, factor)
-    silenced += zero
+    fills = dict.fromkeys(closed, 0.0) | opened
     for ballot in ballots:
-        if ballot.move.target.key not in silenced:
+        if ballot.move.target.key not in fills:
             moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))
     made = tuple(replace(one, moves=tuple(moves.get(id(one), ()))) for one in transfers)
     notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
@@ -69,4 +76,5 @@ def couple(
             f"{len(growth.settings)} norms over more units get another epsilon ({first.path}.{first.attribute} = "
             f"{first.value:.3g}); a state dict does not keep it"
         )
-    return Coupled(made, tuple(book.maps), silenced, tuple(growth.settings.values()), tuple(notes))
+    filled = tuple(Fill(key, value) for key, value in fills.items())
+    return Coupled(made, tuple(book.maps), filled, tuple(growth.settings.values()), tuple(notes))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from torchgraft.demo.result import DemoResult
+from torchgraft.demo.result import DemoResult, rounded
 from torchgraft.errors import SpecError
 
 _COLOURS = {"graft": "#0b7a53", "dpiat": "#c2570c", "random": "#666666"}
@@ -36,7 +36,7 @@ def draw(result: DemoResult) -> bytes:
         axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(epochs, means, color=colour, linewidth=2.4, marker="o", markersize=5)
         axes.plot(0, means[0], color=colour, marker="o", markersize=10, markeredgecolor="white", zorder=5)
-    _label(axes, result, 0, -0.05 * result.epochs, "right", "{name} {value:.0f} %")
+    _label(axes, result, 0, -0.05 * result.epochs, "right", "{name} {short} %")
     _label(axes, result, result.epochs, 1.05 * result.epochs, "left", "{name} {value:.1f} %")
     _frame(axes, result)
     _head(figure, result)
@@ -52,7 +52,7 @@ def _label(axes: Any, result: DemoResult, epoch: int, x: float, align: str, text
     for curve, value, y in zip(curves, values, _spread(values), strict=True):
         colour = _COLOURS[curve.initialization]
         axes.plot([epoch, x * 0.98 + epoch * 0.02], [value, y], color=colour, linewidth=0.8, alpha=0.6, clip_on=False)
-        told = text.format(name=curve.initialization, value=value)
+        told = text.format(name=curve.initialization, value=value, short=rounded(value))
         axes.text(x, y, told, color=colour, ha=align, va="center", weight="bold", fontsize=11, bbox=_PAPER)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 __all__ = ["markdown", "tell_findings", "tell_plan", "tell_source"]
 
 from dataclasses import replace
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 
 from torchgraft.demo.networks import SOURCE_STORY, TARGET_STORY
-from torchgraft.demo.result import Curve, DemoResult
+from torchgraft.demo.result import Curve, DemoResult, rounded
 from torchgraft.demo.training import BATCH, FINE_RATE, RATE
 from torchgraft.plan import Plan
 from torchgraft.records import TensorPlan
@@ -86,7 +87,7 @@ def _cells(curve: Curve, seeds: int) -> list[str]:
 def _why(result: DemoResult) -> str:
     """Separate the two causes of an accuracy before training: the statistics of BatchNorm, and the weights."""
     shares = [
-        f"{curve.initialization} {curve.means[0]:.0f} → {sum(curve.recalibrated) / len(curve.recalibrated):.0f} %"
+        f"{curve.initialization} {rounded(curve.means[0])} → {rounded(fmean(curve.recalibrated))} %"
         for curve in result.curves
     ]
     return (

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["Curve", "DemoResult"]
+__all__ = ["Curve", "DemoResult", "rounded"]
 
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
+
+
+def rounded(percent: float) -> str:
+    """Round to whole numbers where that claims neither all nor nothing.
+
+    >>> rounded(99.6), rounded(98.6), rounded(100.0)
+    ('99.6', '99', '100')
+    """
+    return f"{percent:.1f}" if 99 < percent < 100 or 0 < percent < 1 else f"{percent:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class DemoResult:
 
     def headline(self) -> str:
         """Return the finding in one line; it claims no more than the numbers hold."""
-        values = [f"{name} {self.curve(name).means[0]:.0f} %" for name in ("graft", "dpiat", "random")]
+        values = [f"{name} {rounded(self.curve(name).means[0])} %" for name in ("graft", "dpiat", "random")]
         if self.leads(0) and self.leads(0, "random"):
             return f"Before any training: {values[0]}, {values[1]}, {values[2]}"
         return "Accuracy by initialization of the target"

@@ -97,9 +97,8 @@ def apply_plan(
         for transfer in rest:
             _operate(transfer, work)
             work.tell(transfer)
-        for one in plan.tensors:
-            if one.status == "silenced":
-                tensors[one.key].zero_()
+        for fill in plan.fills:
+            tensors[fill.key].fill_(fill.value)
     for setting in plan.settings:
         setattr(target.get_submodule(setting.path), setting.attribute, setting.value)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)

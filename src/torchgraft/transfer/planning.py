@@ -113,12 +113,13 @@ def make_plan(
     pins: Pins = NO_PINS,
     labels: Mapping[int, int] | None = None,
     groups: Groups | None = None,
+    trainable: bool = False,
     seed: int = 0,
 ) -> Plan:
     """Plan the transfer from ``source`` to ``target``.
 
     ``groups`` gives the axis groups of target and source when it is asked, which is where units could be anywhere else
-    than where they are in the source.
+    than where they are in the source; ``trainable`` leaves new gates as they are.
     """
     match, target_elements, source_elements = _matched(target, source, method, pins, seed)
     target_layers, source_layers = _flat(target_elements), _flat(source_elements)
@@ -134,7 +135,7 @@ def make_plan(
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(mapped, transfers, context)
-    coupled = _coupled(transfers, target, found)
+    coupled = _coupled(transfers, target, found, trainable)
     return Plan(
         tensors=tuple(_tensor_plans(target, coupled, pins)),
         method=name,
@@ -147,6 +148,7 @@ def make_plan(
         labels=mapped,
         maps=coupled.maps,
         settings=coupled.settings,
+        fills=coupled.fills,
     )
 
 
@@ -173,14 +175,14 @@ def _transfers(
 
 
 def _coupled(
-    transfers: Sequence[Transfer], target: Network, groups: tuple[AxisGroups, AxisGroups] | str | None
+    transfers: Sequence[Transfer], target: Network, groups: tuple[AxisGroups, AxisGroups] | str | None, trainable: bool
 ) -> Coupled:
     """Couple the units of all moves, where the axis groups are known."""
     if groups is None:
         return Coupled(tuple(transfers))
     if isinstance(groups, str):
         return Coupled(tuple(transfers), notes=(f"every tensor is cut for itself: {groups}",))
-    return couple(transfers, *groups, tied=set(target.tied.values()))
+    return couple(transfers, *groups, tied=set(target.tied.values()), trainable=trainable)
 
 
 def _flat(elements: Sequence[Element]) -> list[Layer]:
@@ -234,6 +236,7 @@ def _names(paths: frozenset[str]) -> str:
 def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[TensorPlan]:
     """One entry for every tensor of the target's state dict, in its order."""
     served: dict[str, list[tuple[Transfer, Move]]] = {}
+    filled = {fill.key: fill.value for fill in coupled.fills}
     for transfer in coupled.transfers:
         for move in transfer.moves:
             for key in _stored_keys(target, move.target.key):
@@ -243,8 +246,8 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
         first = target.tied.get(key)
         if first is not None:
             plans[key] = replace(plans[first], key=key, tied=first, elements=0)
-        elif key in coupled.silenced:
-            reason = "zero, to keep the function"
+        elif key in filled:
+            reason = f"{filled[key]:g}, to keep the function"
             plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", spec.size, reason=reason)
         else:
             moves = served.get(key, [])
