@@ -250,7 +250,10 @@ def similarity(
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One source in a ranking: its place in the given order, name, similarity, both directed scores, coverage."""
+    """One source in a ranking: its place in the given order, name, similarity, both directed scores, coverage.
+
+    No model is run for a ranking, so the coverage is that of the match alone; coupling may change it a little.
+    """
 
     index: int
     name: str

@@ -78,7 +78,7 @@ def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...
         step = flow.steps[number]
         if step.name in LAYOUT:
             inner = _after(flow, step.outputs[0], read)
-        elif step.name in _WEIGHTS and value not in (step.inputs[place] for place in _WEIGHTS[step.name][-1:]):
+        elif step.name in _WEIGHTS and value not in step.inputs[2 if step.name == "addmm" else 1 :]:
             key = flow.parameter(step.inputs[1 if step.name != "addmm" else 2])
             inner = () if key is None else (key,)
         else:
