@@ -5,16 +5,15 @@ from __future__ import annotations
 __all__ = ["read_module", "unwrap"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchgraft.attention import Heads, heads_of
+from torchgraft.attention import HEAD_ATTRIBUTES, Heads, head_attributes, heads_of
 from torchgraft.errors import PlanError
 from torchgraft.kinds import kind_of_type
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
@@ -77,56 +76,61 @@ def read_module(module: nn.Module, name: str = "") -> Network:
     >>> read_module(nn.Linear(3, 2)).root.layers[0].shape
     (2, 3)
     """
-    reader = _Reader()
     name = name or type(module).__name__
-    state = _state(module)
-    known = _KNOWN.get(module)
-    if known is not None and known[0] == state:
-        return known[1] if known[1].name == name else replace(known[1], name=name)
-    root = _walk(reader, module, "", None)
-    if not reader.tensors:
-        raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
-    network = Network(name, root, reader.tensors, reader.tied)
-    _KNOWN[module] = state, network
-    return network
+    key = (name, *_look(module))
+    known = _KNOWN.pop(key, None)
+    if known is None:
+        reader = _Reader()
+        root = _walk(reader, module, "", None)
+        if not reader.tensors:
+            raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
+        known = Network(name, root, reader.tensors, reader.tied)
+    _KNOWN[key] = known  # the last one used stands last
+    if len(_KNOWN) > _MOST_KNOWN:
+        del _KNOWN[next(iter(_KNOWN))]
+    return known
 
 
-# Networks of modules that are still alive, each with the state it was read in.
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[list[object], Network]] = WeakKeyDictionary()
+# Networks by name and look, for the architectures read last: a second model of one is not read again.
+_KNOWN: dict[tuple[object, ...], Network] = {}
+_MOST_KNOWN = 64
 
 
-# Attributes that tell the heads of an attention module (see ``attention.heads_of``).
-_READ = (
-    "num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads", "head_dim", "head_size",
-    "attention_head_size", "key_value_proj_dim", "attn_head_size", "num_key_value_heads", "num_kv_heads", "config",
-)  # fmt: skip
-
-
-def _state(module: nn.Module) -> list[object]:
+def _look(module: nn.Module) -> list[object]:
     """Everything that reading a module depends on, gathered much faster than it is read.
 
-    Types and names of all modules, names, identities, shapes and types of all tensors, and the heads of attention.
+    Types and names of all modules, names, ties, shapes and types of all tensors, windows of convolutions, and the heads
+    of attention. Two modules of equal looks are the same network.
     """
-    state: list[object] = []
-    stack = [module]
+    look: list[object] = []
+    numbers: dict[int, int] = {}  # of what may stand in several places
+    stack: list[nn.Module | None] = [module]
     while stack:
         part = stack.pop()
-        state.append(part.__class__)
-        if part._modules:
-            state += map(part.__dict__.get, _READ)
-            for name, child in part._modules.items():
-                state += name, id(child)
-                if child is not None:
-                    stack.append(child)
+        if part is None:
+            continue
+        own = part.__dict__
+        look += part.__class__, numbers.setdefault(id(part), len(numbers))
+        children = part._modules
+        if children:
+            if not HEAD_ATTRIBUTES.isdisjoint(own):
+                look += head_attributes(part)
+            look += children
+            look += (len(children), *[number for number, child in enumerate(children.values()) if child is None])
+            stack += children.values()
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or tensor.__class__ in _LAZY:
-                    state += name, tensor is None
-                else:
-                    state += name, id(tensor), tensor.shape, tensor.dtype
+                look.append(name)
+                if tensor.__class__ in _LAZY:
+                    look.append(tensor.__class__)
+                elif tensor is not None:
+                    look += numbers.setdefault(id(tensor), len(numbers)), tensor.shape, tensor.dtype
+            look.append(len(tensors))
+        if "stride" in own:
+            look += str(own["stride"]), str(own.get("kernel_size"))
         if part._non_persistent_buffers_set:
-            state += sorted(part._non_persistent_buffers_set)
-    return state
+            look += sorted(part._non_persistent_buffers_set)
+    return look
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from torchgraft.plan import Plan
-from torchgraft.records import Move, Stretch, TensorSpec, Transfer, UnitMap
-from torchgraft.transfer.operators import PADS, clip
+from torchgraft.records import Move, Stretch, Transfer, UnitMap
+from torchgraft.transfer.operators import PADS, clip, paired_units, part_of
 from torchgraft.transfer.prepare import PREPARATIONS, Labels, Preparation, mapped_rows
-from torchgraft.units import move_indices, pairs_of
+from torchgraft.units import pairs_of
 
 #: What a state tensor is a mean of, by its name in torch and timm: 1 gradients, 2 their squares.
 ORDERS: Mapping[str, int] = {
@@ -75,7 +75,7 @@ def place_moment(
         plan: with the maps and labels that the move refers to.
         copies: of the plan.
     """
-    view, value = _view(whole, move.target), _view(value.contiguous(), move.source)
+    view, value = part_of(whole, move.target), part_of(value.contiguous(), move.source)
     if move.operator == "copy":
         view.copy_(value)
         return
@@ -95,29 +95,16 @@ def place_moment(
         view.index_copy_(axis, rows, seen)
 
 
-def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """Return a stored tensor as the layer sees it: a part, a matrix, transposed."""
-    if spec.part is not None:
-        tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
-    if tensor.ndim != len(spec.shape):
-        tensor = tensor.view(spec.shape)
-    return tensor.t() if spec.transpose else tensor
-
-
 def _place_units(
     target: Tensor, source: Tensor, order: int, move: Move, maps: tuple[UnitMap, ...], copies: Copies
 ) -> None:
-    into = []
-    for axis, sizes in enumerate(zip(target.shape, source.shape, strict=True)):
-        places, origins = (torch.from_numpy(one).to(target.device) for one in move_indices(move, axis, maps, sizes))
-        source = source.index_select(axis, origins)
-        reads = move.pads[axis : axis + 1] == ("shared",)
-        if move.layout[axis] and not reads:
-            shares = torch.cat([_shares(stretch, move, maps, copies) for stretch in move.layout[axis]])
-            shape = [-1 if one == axis else 1 for one in range(source.ndim)]
-            source = source * (shares**order).to(source).view(shape)
-        into.append(places)
-    target[torch.meshgrid(*into, indexing="ij")] = (source / move.factor**order).to(target.dtype)
+    into, values = paired_units(target, source, move, maps)
+    for axis, stretches in enumerate(move.layout):
+        if stretches and move.pads[axis : axis + 1] != ("shared",):
+            shares = torch.cat([_shares(stretch, move, maps, copies) for stretch in stretches])
+            shape = [-1 if one == axis else 1 for one in range(values.ndim)]
+            values = values * (shares**order).to(values).view(shape)
+    target[torch.meshgrid(*into, indexing="ij")] = (values / move.factor**order).to(target.dtype)
 
 
 def _shares(stretch: Stretch, move: Move, maps: tuple[UnitMap, ...], copies: Copies) -> Tensor:

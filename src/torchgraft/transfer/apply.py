@@ -16,7 +16,7 @@ from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
-from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, place_units, seen
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, part_of, place_units, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
@@ -148,19 +148,9 @@ def _place(work: _Work) -> list[Transfer]:
     Torch is asked once for many of them: the calls would cost as much as the copies.
     """
     rest: list[Transfer] = []
+    boxes: list[tuple[Tensor, Tensor]] = []
     silent: list[Tensor] = []
-    into: list[Tensor] = []
-    out_of: list[Tensor] = []
     waiting = 0
-
-    def write() -> None:
-        if silent:
-            torch._foreach_zero_(silent)
-        if into:
-            torch._foreach_copy_(into, out_of)
-        for boxes in (silent, into, out_of):
-            boxes.clear()
-
     with torch.inference_mode():  # where a view costs less
         for transfer in work.plan.transfers:
             left = []
@@ -171,21 +161,29 @@ def _place(work: _Work) -> list[Transfer]:
                 if windows is None or whole is None or value is None or not whole.ndim == value.ndim == windows.rank:
                     left.append(move)  # a convolution seen as a matrix, say
                     continue
-                if windows.into.steps:
+                if windows.silent:
                     silent += [seen(whole, rim) for rim in windows.silent]
-                    whole = seen(whole, windows.into)
-                into.append(whole)
-                out_of.append(seen(value, windows.out_of))
+                boxes.append((seen(whole, windows.into), seen(value, windows.out_of)))
                 waiting += value.numel()  # all of it is held, however little is read
             if waiting > _WAITING:
-                write()
+                _write(silent, boxes)
                 waiting = 0
             if left:
                 rest.append(replace(transfer, moves=tuple(left)))
             else:
                 work.tell(transfer)
-        write()
+        _write(silent, boxes)
     return rest
+
+
+def _write(silent: list[Tensor], boxes: list[tuple[Tensor, Tensor]]) -> None:
+    """Set the first to zero and copy into the others, and forget them."""
+    if silent:
+        torch._foreach_zero_(silent)
+    if boxes:
+        torch._foreach_copy_([into for into, _ in boxes], [out_of for _, out_of in boxes])
+    silent.clear()
+    boxes.clear()
 
 
 def _operate(transfer: Transfer, work: _Work) -> None:
@@ -199,8 +197,8 @@ def _operate(transfer: Transfer, work: _Work) -> None:
         if whole is None:
             whole = computed_value(work.target, move.target.key).clone()
             finish.append(partial(set_computed, work.target, move.target.key, whole))
-        value = _view(work.values(move.source.key), move.source)
-        view = _view(whole, move.target)
+        value = part_of(work.values(move.source.key), move.source)
+        view = part_of(whole, move.target)
         if move.operator == "copy":
             view.copy_(value)
             continue
@@ -220,14 +218,6 @@ def _operate(transfer: Transfer, work: _Work) -> None:
         work.operator(into, out_of, replace(transfer, moves=tuple(moves)), work.generator)
     for step in finish:
         step()
-
-
-def _view(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    if spec.part is not None:
-        tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
-    if tensor.ndim != len(spec.shape):  # a convolution seen as a matrix, a layer scale (C, 1, 1) as a vector
-        tensor = tensor.view(spec.shape)
-    return tensor.t() if spec.transpose else tensor
 
 
 def _check_target(plan: Plan, tensors: Mapping[str, Tensor]) -> None:

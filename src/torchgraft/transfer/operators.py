@@ -16,6 +16,8 @@ __all__ = [
     "embed",
     "full",
     "magnitude",
+    "paired_units",
+    "part_of",
     "place",
     "place_units",
     "seen",
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgraft.kinds import output_axis
-from torchgraft.records import Move, Transfer, UnitMap, Window, Windows
+from torchgraft.records import Move, TensorSpec, Transfer, UnitMap, Window, Windows
 from torchgraft.units import move_indices
 from torchgraft.windows import centred_windows, outputs_of
 
@@ -145,20 +147,25 @@ def place_units(target: Tensor, source: Tensor, kind: str, move: Move, maps: Seq
 
     The outputs that come from the source are silent but for what the source gives them, as in :func:`embed`.
     """
-    pairs = [
-        move_indices(move, axis, maps, size) for axis, size in enumerate(zip(target.shape, source.shape, strict=True))
-    ]
-    into = [torch.from_numpy(t).to(target.device) for t, _ in pairs]
+    into, values = paired_units(target, source, move, maps)
     outputs = outputs_of(kind, move.target.role)
     inputs = [axis for axis in range(target.ndim) if axis != outputs and len(into[axis]) < target.shape[axis]]
     if outputs is not None and any(move.pads[axis : axis + 1] != ("fresh",) for axis in inputs):
         target.index_fill_(outputs, into[outputs], 0)
-    for axis, (_, out_of) in enumerate(pairs):
-        source = source.index_select(axis, torch.from_numpy(out_of).to(source.device))
-    target[torch.meshgrid(*into, indexing="ij")] = source.to(target) * move.factor
+    target[torch.meshgrid(*into, indexing="ij")] = values.to(target) * move.factor
     for axis, name in enumerate(move.pads):
         if name:
             PADS[name](target, axis, into[axis], move.source.shape[axis])
+
+
+def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]) -> tuple[list[Tensor], Tensor]:
+    """Return, for every axis, the places of the target that a move determines, and the source's values for them."""
+    into = []
+    for axis, sizes in enumerate(zip(target.shape, source.shape, strict=True)):
+        places, origins = move_indices(move, axis, maps, sizes)
+        into.append(torch.from_numpy(places).to(target.device))
+        source = source.index_select(axis, torch.from_numpy(origins).to(source.device))
+    return into, source
 
 
 def _mean(target: Tensor, axis: int, into: Tensor, units: int) -> None:
@@ -200,6 +207,15 @@ PADS: Mapping[str, Callable[[Tensor, int, Tensor, int], None]] = {
 
 # Types whose memory is all theirs: a sharded tensor has no strides to speak of.
 _PLAIN = (Tensor, nn.Parameter)
+
+
+def part_of(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """Return the view of a stored tensor that a layer sees: a part, a convolution as a matrix, transposed."""
+    if spec.part is not None:
+        tensor = tensor.narrow(spec.part.axis, spec.part.start, spec.part.stop - spec.part.start)
+    if tensor.ndim != len(spec.shape):  # a convolution seen as a matrix, a layer scale (C, 1, 1) as a vector
+        tensor = tensor.view(spec.shape)
+    return tensor.t() if spec.transpose else tensor
 
 
 def seen(tensor: Tensor, window: Window) -> Tensor:
