@@ -93,7 +93,11 @@ def axis_rows(b2: nn.Module) -> Iterator[Row]:
 
 
 def apply_row(a: nn.Module, b: nn.Module, pair: str) -> Row:
-    """Apply beside a copy of all of the target's tensors, in turn: into memory at hand, as new tensors, by torch."""
+    """Apply beside a copy of all of the target's tensors, in turn.
+
+    Of the model, which has to be walked as apply must; from tensors at hand into memory at hand, or as new ones; and
+    torch's own way to write into a model.
+    """
     plan = tg.plan(a, b)
     tensors = list(b.state_dict().values())
     copies = [tensor.clone() for tensor in tensors]
@@ -105,6 +109,7 @@ def apply_row(a: nn.Module, b: nn.Module, pair: str) -> Row:
                 tensor.copy_(other)
 
     limits: dict[str, Callable[[], object]] = {
+        "a copy of its state dict": lambda: {key: tensor.clone() for key, tensor in b.state_dict().items()},
         "a copy in place": copy,
         "a copy into new tensors": lambda: [tensor.clone() for tensor in tensors],
         "`load_state_dict`": lambda: b.load_state_dict(state),

@@ -30,6 +30,16 @@ SMALL = {
     "effnet-lite": f"{_FACTORY}efficientnet_lite,width=0.5",
 }
 
+#: Wider and deeper networks of the same families, each of which can hold the one it is named after.
+GROWN = {
+    "mobilenetv2-wider": "timm:mobilenetv2_050",
+    "mnasnet-wider": "timm:mnasnet_075",
+    "semnasnet-wider": "timm:semnasnet_075",
+    "mixnet-wider": f"{_FACTORY}mixnet,width=0.75",
+    "effnet-lite-wider": f"{_FACTORY}efficientnet_lite,width=0.75",
+    "effnet-lite-deeper": f"{_FACTORY}efficientnet_lite,width=0.5,depth_multiplier=1.6",
+}
+
 #: The nine networks of the paper.
 PAPER = {
     "b0": "timm:efficientnet_b0",
@@ -153,6 +163,22 @@ def _cifar100_controls() -> Experiment:
     )
 
 
+def _cifar100_growth() -> Experiment:
+    return _grid(
+        "cifar100-growth",
+        "Five networks into wider and deeper ones of their families, CIFAR-100",
+        {**SMALL, **GROWN},
+        ("random", "name_shape", "dpiat", "graft"),
+        sources=_trained(SMALL),
+        targets=tuple(GROWN),
+        pairs=tuple((name.rpartition("-")[0], name) for name in GROWN),
+        data=_CIFAR100,
+        recipe=_SMALL_RECIPE,
+        source_recipe=_SHORT,
+        thresholds=(5.0, 8.0, 10.0),
+    )
+
+
 def _flowers_pretrained() -> Experiment:
     networks = {
         "mobilenetv2": "timm:mobilenetv2_100,pad_type=same",
@@ -206,6 +232,7 @@ EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     "cifar100-small": _cifar100_small,
     "cifar100-ablation": _cifar100_ablation,
     "cifar100-controls": _cifar100_controls,
+    "cifar100-growth": _cifar100_growth,
     "flowers-pretrained": _flowers_pretrained,
     "paper-pairs": _paper_pairs,
     "paper-ablation": _paper_ablation,
