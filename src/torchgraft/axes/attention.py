@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torchgraft.axes.flow import Flow
 
 _SOFTMAXES = frozenset(("_softmax", "_safe_softmax"))
-_PRODUCTS = frozenset(("bmm", "baddbmm"))
-_WEIGHTED = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight stand
+_SCORED = frozenset(("bmm", "baddbmm"))  # products of two computed values
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,9 @@ def attention_scales(flow: Flow) -> dict[str, Scores]:
 
 def _makers(flow: Flow, value: int) -> set[str]:
     """Return the weight and the bias of the product that made a value."""
-    made = flow.step(value)
-    if made is None or made.name not in _WEIGHTED:
-        return set()
-    keys = (flow.parameter(made.inputs[place]) for place in _WEIGHTED[made.name] if place < len(made.inputs))
+    product = flow.product(flow.step(value))
+    read = () if product is None else (product.weight, product.bias)
+    keys = (flow.parameter(one) for one in read if one is not None)
     return {key for key in keys if key is not None}
 
 
@@ -49,7 +47,7 @@ def _scores(flow: Flow, value: int) -> tuple[int, float] | None:
     """Return the step of the product that a softmax reads, and the number between them; masks may be added."""
     value, factor = flow.scaled(value)
     step = flow.step(value)
-    while step is not None and step.name not in _PRODUCTS:
+    while step is not None and step.name not in _SCORED:
         if step.name.rstrip("_") not in ("add", "where", "masked_fill") or not step.inputs:
             return None
         ways = (_scores(flow, one) for one in step.inputs)

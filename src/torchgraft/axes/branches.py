@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Branch", "branches"]
+__all__ = ["Branch", "branches", "outermost"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
 
 # Functions with f(0) = 0.
 _KEEPS_ZERO = frozenset(
     ["relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div"]
 )
-_NORMS = frozenset(
-    ["native_batch_norm", "_native_batch_norm_legit_no_training", "native_layer_norm", "native_group_norm"]
-)
-# Where the factors of a product stand among the inputs.
+_NORMS = BATCH_NORMS | {"native_layer_norm", "native_group_norm"}
+# Where the factors of a product stand among the inputs: a stored one on either side closes a branch.
 _FACTORS = {"convolution": (1, 2), "addmm": (1, 3), "baddbmm": (1, 3), "mm": (0, 2), "bmm": (0, 2)}
 _SUMS = frozenset(["add", "sub"])
 
@@ -59,6 +57,18 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     closed = {key for branch in made if branch.closing for key in branch.keys}
     # A position bias that all blocks add to their attention comes before what it is added to, and is no stream.
     return tuple(branch for branch in made if branch.closing or not closed.intersection(branch.keys))
+
+
+def outermost(found: Sequence[Branch]) -> tuple[Branch, ...]:
+    """Return the branches that do not stand inside another one, in their order."""
+    keys = [frozenset(branch.keys) for branch in found]
+    homes: dict[str, list[frozenset[str]]] = {}
+    for held in keys:
+        for key in held:
+            homes.setdefault(key, []).append(held)
+    # What holds a branch holds its first key, which few others do.
+    inside = (any(held < other for other in homes[branch.keys[0]]) for branch, held in zip(found, keys, strict=True))
+    return tuple(branch for branch, within in zip(found, inside, strict=True) if not within)
 
 
 def _chain(flow: Flow, value: int, chains: Mapping[int, int]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LAYOUT", "Flow", "flow_of"]
+__all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,23 @@ LAYOUT = frozenset(
         *("pixel_shuffle", "constant_pad_nd", "native_dropout", "dropout", "unbind", "split", "split_with_sizes"),
     ]
 )
+#: Where value, weight and bias of a product with a weight stand among its inputs; a bias may be missing there.
+PRODUCTS: Mapping[str, tuple[int, int, int | None]] = {
+    "addmm": (1, 2, 0),
+    "mm": (0, 1, None),
+    "convolution": (0, 1, 2),
+}
+#: Norms that treat every unit for itself.
+BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit_no_training"])
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a product reads, as numbers of values; ``bias`` is ``None`` where it has none."""
+
+    value: int
+    weight: int
+    bias: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +51,15 @@ class Flow:
 
     def plain(self, value: int) -> int:
         """Return the value that another one is in a new layout."""
-        while True:
-            step = self.step(value)
-            if step is not None and step.name in LAYOUT and step.inputs:
+        while (step := self.step(value)) is not None and step.inputs:
+            if step.name in LAYOUT:
                 value = step.inputs[0]
-            elif (
-                step is not None
-                and step.name == "cat"
-                and len(made := [v for v in step.inputs if v in self.maker]) == 1
-            ):
-                value = made[0]  # put behind a cache, which was empty before the run
-            else:
-                return value
+                continue
+            made = [one for one in step.inputs if one in self.maker] if step.name == "cat" else []
+            if len(made) != 1:
+                break
+            value = made[0]  # put behind a cache, which was empty before the run
+        return value
 
     def scaled(self, value: int) -> tuple[int, float]:
         """Return the value that another one is a multiple of, in a new layout perhaps, and the number."""
@@ -61,6 +75,23 @@ class Flow:
     def parameter(self, value: int) -> str | None:
         """Return the key of a value that is a stored tensor, if in another layout."""
         return self.stored.get(self.plain(value))
+
+    def product(self, step: Step | None) -> Product | None:
+        """Return what a step reads if it is a product with a weight."""
+        if step is None or step.name not in PRODUCTS:
+            return None
+        value, weight, bias = PRODUCTS[step.name]
+        held = step.inputs
+        return Product(held[value], held[weight], None if bias is None or bias >= len(held) else held[bias])
+
+    def factors(self, step: Step | None) -> tuple[str, str | None] | None:
+        """Return the keys of weight and bias (``None`` if there is none) of a product, ``None`` if one is computed."""
+        product = self.product(step)
+        weight = None if product is None else self.parameter(product.weight)
+        bias = None if product is None or product.bias is None else self.parameter(product.bias)
+        if product is None or weight is None or (bias is None and product.bias is not None):
+            return None
+        return weight, bias
 
 
 def flow_of(found: Trace) -> Flow:

@@ -7,11 +7,9 @@ __all__ = ["Gate", "gates"]
 from collections import defaultdict
 from dataclasses import dataclass
 
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
 
 _SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
-_WEIGHTS = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight of a product stand
-_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
 _HOMOGENEOUS = frozenset(("relu", "leaky_relu", "neg"))  # f(2 x) = 2 f(x)
 
 
@@ -43,32 +41,12 @@ def gates(flow: Flow) -> tuple[Gate, ...]:
             made = flow.step(flow.plain(gate))
             if made is None or made.name.rstrip("_") not in _SIGMOIDS:
                 continue
-            last = _weights(flow, flow.plain(made.inputs[0]))
-            if last:
+            last = flow.factors(flow.step(flow.plain(made.inputs[0])))
+            if last is not None:
                 scaled = _after(flow, step.outputs[0], read) or _before(flow, value)
-                bias, weight = (None, last[0]) if len(last) == 1 else _told_apart(flow, flow.plain(made.inputs[0]))
-                found.append(Gate(made.name.rstrip("_"), weight, bias, scaled))
+                found.append(Gate(made.name.rstrip("_"), *last, scaled))
             break
     return tuple(found)
-
-
-def _weights(flow: Flow, value: int) -> tuple[str, ...]:
-    """Return the stored tensors that made a value in one product, ``()`` where a computed one takes part."""
-    made = flow.step(value)
-    if made is None or made.name not in _WEIGHTS:
-        return ()
-    keys = [flow.parameter(made.inputs[place]) for place in _WEIGHTS[made.name] if place < len(made.inputs)]
-    return tuple(key for key in keys if key is not None) if None not in keys else ()
-
-
-def _told_apart(flow: Flow, value: int) -> tuple[str, str]:
-    """Return bias and weight of the product that made a value and has both."""
-    made = flow.step(value)
-    assert made is not None
-    places = (0, 2) if made.name == "addmm" else (2, 1)
-    bias, weight = (flow.parameter(made.inputs[place]) for place in places)
-    assert bias is not None and weight is not None
-    return bias, weight
 
 
 def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...]:
@@ -76,10 +54,11 @@ def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...
     keys: list[str] = []
     for number in read[value]:
         step = flow.steps[number]
+        product = flow.product(step)
         if step.name in LAYOUT:
             inner = _after(flow, step.outputs[0], read)
-        elif step.name in _WEIGHTS and value not in step.inputs[2 if step.name == "addmm" else 1 :]:
-            key = flow.parameter(step.inputs[1 if step.name != "addmm" else 2])
+        elif product is not None and product.value == value:
+            key = flow.parameter(product.weight)
             inner = () if key is None else (key,)
         else:
             inner = ()
@@ -96,7 +75,7 @@ def _before(flow: Flow, value: int) -> tuple[str, ...]:
         return ()
     if step.name in LAYOUT or step.name.rstrip("_") in _HOMOGENEOUS:
         return _before(flow, step.inputs[0])
-    if step.name in _NORMS:
+    if step.name in BATCH_NORMS:
         keys = [flow.parameter(one) for one in step.inputs[1:3]]
         return tuple(key for key in keys if key is not None) if None not in keys else ()
-    return _weights(flow, value)
+    return tuple(key for key in flow.factors(step) or () if key is not None)

@@ -62,12 +62,11 @@ class AxisGroups:
     """What :func:`axis_groups` found.
 
     ``axes`` tells what every axis of every stored tensor is made of, ``spans`` the same as rows of products of groups;
-    ``unknown`` counts the operators without a rule,
-    whose axes are locked; ``branches`` are the residual branches, those inside others first, ``gates`` products with a
-    sigmoid; ``norms`` those over all
-    units of a group, by the key of their gain, and ``normed`` the weights that read what such norms give; ``scales``
-    tell what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors
-    that no output is computed from.
+    ``unknown`` counts the operators without a rule, whose axes are locked; ``branches`` are the residual branches,
+    those inside others first, ``gates`` products with a sigmoid; ``norms`` those over all units of a group, by the key
+    of their gain, ``shifts`` their biases, and ``normed`` the weights that read what such norms give; ``scales`` tell
+    what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors that no
+    output is computed from.
     """
 
     groups: tuple[Group, ...]
@@ -77,6 +76,7 @@ class AxisGroups:
     branches: tuple[Branch, ...]
     gates: tuple[Gate, ...]
     norms: Mapping[str, Norm]
+    shifts: frozenset[str]
     normed: Mapping[str, Reader]
     scales: Mapping[str, Scores]
     idle: frozenset[str]
@@ -157,6 +157,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         branches(flow),
         gates(flow),
         coupling,
+        frozenset(norm.shift for norm in coupling.values() if norm.shift is not None),
         readers(flow, coupling),
         attention_scales(flow),
         found.idle,

@@ -13,7 +13,6 @@ from torchgraft.axes.flow import Flow
 from torchgraft.axes.trace import Step
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in torch and elsewhere
-_WEIGHTS = {"addmm": (1, 2), "mm": (0, 1), "convolution": (0, 1)}  # where the value and the weight of a product stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +86,11 @@ def readers(flow: Flow, found: Mapping[str, Norm]) -> dict[str, Reader]:
     reads: dict[str, Reader] = {}
     others: set[str] = set()
     for step in flow.steps:
-        if step.name not in _WEIGHTS:
+        product = flow.product(step)
+        key = None if product is None else flow.parameter(product.weight)
+        if product is None or key is None:
             continue
-        place, weight = _WEIGHTS[step.name]
-        key = flow.parameter(step.inputs[weight])
-        if key is None:
-            continue
-        value, scale = flow.scaled(step.inputs[place])
+        value, scale = flow.scaled(product.value)
         made = flow.step(value)
         gains = _gains(flow, made, found)
         if not gains or (key in reads and reads[key].scale != scale):

@@ -10,7 +10,6 @@ __all__ = [
     "broadcast",
     "fresh",
     "mark",
-    "plain_operators",
     "positions",
     "same",
     "trace",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.branches import Branch
+from torchgraft.axes.branches import Branch, outermost
 from torchgraft.kinds import family
 from torchgraft.records import Layer, Pair
 from torchgraft.score import Scorer
@@ -128,22 +128,13 @@ def _alike(target: Layer, source: Layer) -> bool:
 
 def _bodies(branches: Sequence[Branch], layers: Layers) -> list[Body]:
     """Return the outermost branches as layers in the order of the run."""
-    home = {spec.key: number for number, layer in enumerate(layers) for spec in layer.tensors if spec.part is None}
-    parts: dict[str, list[int]] = {}
+    homes: dict[str, list[int]] = {}  # of a tensor that is held in parts, several
     for number, layer in enumerate(layers):
         for spec in layer.tensors:
-            if spec.part is not None and number not in parts.setdefault(spec.key, []):
-                parts[spec.key].append(number)
+            homes.setdefault(spec.key, []).append(number)
     found = []
-    for branch in branches:
-        if any(set(branch.keys) < set(other.keys) for other in branches):
-            continue
-        numbers = [
-            (number, key in branch.aside)
-            for key in branch.keys
-            for number in ([home[key]] if key in home else parts.get(key, []))
-        ]
-        unique = dict.fromkeys(numbers)
+    for branch in outermost(branches):
+        unique = dict.fromkeys((n, key in branch.aside) for key in branch.keys for n in homes.get(key, ()))
         look = tuple((family(layers[n].kind), len(layers[n].shape or ()), aside) for n, aside in unique)
         found.append((tuple(n for n, _ in unique), (branch.chain, *look)))
     return found

@@ -6,7 +6,7 @@ __all__ = ["closings"]
 
 from collections.abc import Mapping, Sequence
 
-from torchgraft.axes.branches import Branch
+from torchgraft.axes.branches import Branch, outermost
 from torchgraft.records import Transfer
 
 
@@ -24,7 +24,7 @@ def closings(
         return (), ()
     served = {move.target.key for move in moves}
     new = [branch for branch in target if not served.intersection(branch.keys)]
-    outer = [branch for branch in new if not any(set(branch.keys) < set(other.keys) for other in new)]
+    outer = outermost(new)
     keys = dict.fromkeys(key for branch in outer for key in branch.closing)
     return tuple(keys), tuple(branch for branch in outer if not branch.closing)
 

@@ -32,9 +32,6 @@ _PREPARED = {
     "share_slope": (0,),
 }
 
-# Rules that put the units of a group where the windows of a move would put them.
-_PLAIN = frozenset({"centre"})
-
 
 @dataclass(slots=True)
 class MapBook:
@@ -141,7 +138,7 @@ def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBo
         return "fresh" if key in target.normed else ""
     if key in target.norms:
         return ""
-    if any(key == norm.shift for norm in target.norms.values()):
+    if key in target.shifts:
         return "zero"
     return book.growth.pads[leaf]
 
@@ -195,4 +192,4 @@ def _is_plain(found: Sequence[Stretch], alone: bool, maps: Sequence[UnitMap]) ->
         return True
     used = [maps[number] for number in found[0].maps]
     whole = all(units.target == units.source and units.how != "chosen" for units in used)
-    return alone and (whole or (len(used) == 1 and used[0].how in _PLAIN))
+    return alone and (whole or (len(used) == 1 and used[0].how == "centre"))
