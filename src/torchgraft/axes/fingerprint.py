@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["UnknownError", "fingerprint"]
+__all__ = ["UnknownError", "fingerprint", "uniform"]
 
 import enum
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
@@ -24,14 +25,25 @@ class UnknownError(Exception):
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.Size, torch.dtype, torch.device, torch.layout,
           torch.memory_format, enum.Enum, type, types.BuiltinFunctionType, types.CodeType, types.ModuleType, range,
           slice, PurePath, np.dtype, np.ufunc, type(Ellipsis), types.GenericAlias, types.UnionType)  # fmt: skip
-# What nn.Module keeps in every instance; hooks count where there are any.
-_IDLE = frozenset(("training", "_is_full_backward_hook", "call_super_init", "_parameters", "_buffers", "_modules"))
+# Of these, equal values of one type are the same.
+_DIRECT = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype))
+_FLAT = _DIRECT | {tuple}
+_FEW = 4096
+
+# What nn.Module keeps in every instance, before its own attributes. Those between the first and the last that are not
+# idle are hooks, and the names of buffers that are not stored: they count where there are any.
+_STANDARD = tuple(vars(nn.Module()))
+_IDLE = frozenset(("training", "_is_full_backward_hook", "_parameters", "_buffers", "_modules"))
+_COUNTING = tuple(name for name in _STANDARD if name not in _IDLE)
+_FIRST, _LAST = _STANDARD.index(_COUNTING[0]), _STANDARD.index(_COUNTING[-1]) + 1
+_OWN = len(_STANDARD)
 
 
 def fingerprint(value: Any) -> tuple[Any, ...]:
     """Return what a run depends on: of modules their classes, attributes, tensor shapes and uses in several places.
 
-    Two fingerprints are equal where two modules compute alike but for the values of their tensors.
+    Two fingerprints are equal where two modules compute alike but for the values of their tensors; of buffers that are
+    not stored, it counts whether they hold one value everywhere.
 
     Args:
         value: a module, or arguments of a run.
@@ -40,10 +52,7 @@ def fingerprint(value: Any) -> tuple[Any, ...]:
         UnknownError: something in it cannot be compared.
     """
     found: list[Any] = []
-    walk = _Walk(found)
-    if isinstance(value, nn.Module):
-        walk.know(value)
-    walk.add(value)
+    _Walk(found).add(value)
     return tuple(found)
 
 
@@ -55,26 +64,25 @@ class _Walk:
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # so that no identity is given to something else meanwhile
 
-    def know(self, module: nn.Module) -> None:
-        """Number the parameters and buffers, of which an attribute may hold more references (``nn.LSTM``)."""
-        for tensor in (*module.parameters(), *module.buffers()):
-            self._seen.setdefault(id(tensor), len(self._seen))
-
     def add(self, value: Any) -> None:
         kind = value.__class__
         if kind in _DIRECT:
             self._found += (kind, value)
-            return
-        if isinstance(value, type):
-            self._found.append(_class(value))
-            return
-        if isinstance(value, _PLAIN):
-            self._found += (kind, value)
-            return
-        if kind is tuple:  # equal ones may or may not be one object
+        elif kind is tuple:  # equal ones may or may not be one object
             self._found.append(kind)
             self._row(value)
-            return
+        elif kind is list:
+            self._once(value, kind)
+        elif isinstance(value, nn.Module):
+            self._tree(value)
+        elif isinstance(value, type):
+            self._found.append(_class(value))
+        elif isinstance(value, _PLAIN):
+            self._found += (kind, value)
+        else:
+            self._once(value, kind)
+
+    def _once(self, value: Any, kind: type) -> None:
         number = self._seen.get(id(value))
         if number is not None:
             self._found += ("met", number)
@@ -85,8 +93,8 @@ class _Walk:
         self._inside(value)
 
     def _inside(self, value: Any) -> None:
-        if isinstance(value, nn.Module):
-            self._module(value)
+        if isinstance(value, list | tuple):
+            self._row(value)
         elif isinstance(value, Tensor):
             self._found += (value.shape, value.dtype, _values(value))
         elif isinstance(value, weakref.ref):
@@ -95,8 +103,6 @@ class _Walk:
             self._found += (value.shape, value.dtype, value.tobytes())
         elif isinstance(value, Mapping):
             self._row([part for pair in value.items() for part in pair])
-        elif isinstance(value, list | tuple):
-            self._row(value)
         elif isinstance(value, set | frozenset):
             self._row(sorted(value, key=repr))
         elif callable(value) and isinstance(value, types.FunctionType | types.MethodType | partial):
@@ -126,36 +132,67 @@ class _Walk:
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
             self._row((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
 
-    def _module(self, module: nn.Module) -> None:
-        found = self._found
-        for name, value in vars(module).items():
-            if name in _IDLE or (name[0] == "_" and not value and isinstance(value, dict | set)):
+    def _tree(self, root: nn.Module) -> None:
+        """Write a module and all inside it: thousands of attributes, so they are gathered, and written in one go.
+
+        They come last, since they may hold parameters once more (``nn.LSTM``), which are numbered by then.
+        """
+        found, seen = self._found, self._seen
+        values: list[Any] = []
+        stack: list[nn.Module | None] = [root]
+        while stack:
+            part = stack.pop()
+            number = len(seen)
+            if part is None or seen.setdefault(id(part), number) != number:
+                found.append(None if part is None else seen[id(part)])
                 continue
-            found.append(name)
-            if "_hooks" in name and isinstance(value, dict):
-                self._row([] if "state_dict" in name else value.values())  # their keys count all hooks ever made
-            else:
-                self.add(value)
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                found.append(name)
-                self._tensor(tensor)
-            found.append(len(tensors))
-        for name, child in module._modules.items():
-            found.append(name)
-            self.add(child)
-        found.append(len(module._modules))
+            held = vars(part)
+            names, row = tuple(held), list(held.values())
+            children = held["_modules"]
+            found += (_class(part.__class__) if "parametrizations" in children else part.__class__, len(names))
+            usual = names[:_OWN] == _STANDARD
+            if usual:
+                found += names[_OWN:]
+                values += row[_OWN:]
+            if not usual or any(row[_FIRST:_LAST]):
+                self._odd(held, usual, values)
+            for tensors in (held["_parameters"], held["_buffers"]):
+                for name, tensor in tensors.items():
+                    found.append(name)
+                    if tensor is not None:
+                        found += (seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype)
+                found.append(len(tensors))
+            if children:
+                found += children
+                stack += children.values()
+            found.append(len(children))
+        self._values(values)
 
-    def _tensor(self, tensor: Tensor | None) -> None:
-        if tensor is None:
-            self._found.append(None)
-            return
-        number = self._seen.setdefault(id(tensor), len(self._seen))
-        self._found += (number, tensor.shape, tensor.dtype)
+    def _odd(self, held: dict[str, Any], usual: bool, values: list[Any]) -> None:
+        """Write what few modules have: hooks, buffers that are not stored, attributes that stand before torch's own."""
+        own = {} if usual else {name: value for name, value in held.items() if name not in _STANDARD}
+        some = [name for name in _COUNTING if held.get(name)]
+        self._found.append((*own, "", *some))
+        values += own.values()
+        for name in some:
+            if name == "_non_persistent_buffers_set":
+                buffers = sorted(held[name])
+                values += (tuple(buffers), tuple(uniform(held["_buffers"].get(one)) for one in buffers))
+            elif "state_dict" not in name:
+                values.append(tuple(held[name].values()))  # their keys count all hooks ever made
 
-
-_DIRECT = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype))
-_FEW = 4096
+    def _values(self, values: list[Any]) -> None:
+        """Write values, those first that are what they look like."""
+        kinds: list[Any] = list(map(type, values))
+        inner = list(map(type, chain.from_iterable(value for value in values if value.__class__ is tuple)))
+        flat = _DIRECT.issuperset(inner)
+        others = [place for place, kind in enumerate(kinds) if kind not in (_FLAT if flat else _DIRECT)]
+        left = [values[place] for place in others]
+        for place in others:
+            kinds[place] = values[place] = None
+        self._found += (len(values), *kinds, *values, *(inner if flat else ()))
+        for value in left:
+            self.add(value)
 
 
 def _class(kind: type) -> Any:
@@ -175,3 +212,10 @@ def _values(tensor: Tensor) -> object:
     if tensor.numel() > _FEW or tensor.layout != torch.strided:
         raise UnknownError("a large tensor among the attributes")
     return tuple(tensor.detach().flatten().tolist())
+
+
+def uniform(tensor: Tensor | None) -> bool:
+    """Tell whether a tensor holds one value everywhere, so that no unit of it has a place."""
+    if tensor is None or tensor.is_meta or not tensor.numel():
+        return False
+    return bool((tensor == tensor.flatten()[0]).all())

@@ -16,7 +16,7 @@ from torchgraft.axes.fingerprint import UnknownError, fingerprint
 from torchgraft.axes.holes import Candidate, drawn
 from torchgraft.axes.inputs import first_that_runs, real_dtype
 from torchgraft.axes.rules import apply_rules
-from torchgraft.axes.trace import Trace, trace, uniform_buffers
+from torchgraft.axes.trace import Trace, trace
 
 
 def architecture(
@@ -25,7 +25,7 @@ def architecture(
     """Return all that a run without values depends on, or ``None`` where something in it cannot be compared."""
     given = tree_map_only(Tensor, _hollow, (None if inputs is None else tuple(inputs), dict(options or {})))
     try:
-        return fingerprint(module), fingerprint(given), uniform_buffers(module)
+        return fingerprint(module), fingerprint(given)
     except UnknownError:
         return None
 

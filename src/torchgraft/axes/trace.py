@@ -13,7 +13,6 @@ __all__ = [
     "positions",
     "same",
     "trace",
-    "uniform_buffers",
     "unify_or_lock",
     "wide",
 ]
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from torchgraft.axes.fingerprint import uniform
 from torchgraft.axes.outputs import outputs_of
 from torchgraft.axes.shadow import plain_operators, shadow_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
@@ -204,7 +204,7 @@ def trace(
     module = unwrap(module)
     shadow = shadow_of(module, values)
     known, found = _Known(), Trace()
-    _register(shadow, known, found, uniform_buffers(module))
+    _register(shadow, known, found, _uniform_buffers(module))
     arguments = tree_map_only(
         Tensor, lambda tensor: _input(tensor, known, values), (tuple(inputs), dict(options or {}))
     )
@@ -266,7 +266,7 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
             known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
 
 
-def uniform_buffers(module: nn.Module) -> frozenset[str]:
+def _uniform_buffers(module: nn.Module) -> frozenset[str]:
     """Return the names of the buffers that are not stored and hold one value everywhere: no unit of them has a place.
 
     Such is the missing bias of BEiT's keys.
@@ -275,10 +275,7 @@ def uniform_buffers(module: nn.Module) -> frozenset[str]:
         f"{path}.{name}".lstrip(".")
         for path, part in module.named_modules()
         for name in part._non_persistent_buffers_set
-        if (buffer := part._buffers.get(name)) is not None
-        and buffer.numel()
-        and not buffer.is_meta
-        and bool((buffer == buffer.flatten()[0]).all())
+        if uniform(part._buffers.get(name))
     )
 
 
