@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["RULES", "Pairs", "axis_indices", "move_indices", "pairs_of"]
+__all__ = ["RULES", "Pairs", "axis_indices", "count", "covered", "move_indices", "pairs_of"]
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,17 @@ def pairs_of(units: UnitMap) -> Pairs:
     [[1, 2, 3, 4], [0, 1, 2, 3]]
     """
     return RULES[units.how](units)
+
+
+@lru_cache(maxsize=1 << 14)
+def count(units: UnitMap) -> int:
+    """Return the number of units of the target that come from the source."""
+    return len(pairs_of(units)[0])
+
+
+def covered(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:
+    """Return the number of places along an axis that the source determines."""
+    return sum(prod([count(maps[number]) for number in stretch.maps]) for stretch in stretches)
 
 
 def axis_indices(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> Pairs:

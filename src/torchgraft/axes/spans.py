@@ -16,10 +16,11 @@ Leaf = tuple[Atom | Cat, ...]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """``size_of_leaf(leaf)`` places of an axis from ``start`` on."""
+    """``size`` places of an axis from ``start`` on: as many as ``leaf`` has."""
 
     start: int
     leaf: Leaf
+    size: int
 
 
 def size_of_leaf(leaf: Leaf) -> int:
@@ -40,8 +41,9 @@ def spans_of(term: Term) -> tuple[Span, ...]:
     start = 0
     for part in _parts(resolve(term)):
         leaf = part.factors if isinstance(part, Prod) else (part,)
-        found.append(Span(start, tuple(factor for factor in leaf if not isinstance(factor, Prod))))
-        start += size_of(part)
+        size = size_of(part)
+        found.append(Span(start, tuple(factor for factor in leaf if not isinstance(factor, Prod)), size))
+        start += size
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ __all__ = ["Coupled", "align", "couple"]
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from operator import is_
 
 from torchgraft.axes import AxisGroups
 from torchgraft.couple.alignment import align
@@ -68,7 +69,7 @@ def couple(
     for ballot in ballots:
         if ballot.move.target.key not in fills:
             moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))
-    made = tuple(replace(one, moves=tuple(moves.get(id(one), ()))) for one in transfers)
+    made = tuple(_with(one, moves.get(id(one), ())) for one in transfers)
     notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
     if growth.settings:
         first = next(iter(growth.settings.values()))
@@ -78,3 +79,10 @@ def couple(
         )
     filled = tuple(Fill(key, value) for key, value in fills.items())
     return Coupled(made, tuple(book.maps), filled, tuple(growth.settings.values()), tuple(notes))
+
+
+def _with(transfer: Transfer, moves: Sequence[Move]) -> Transfer:
+    """Return a transfer with other moves; itself, where they are the same."""
+    if len(moves) == len(transfer.moves) and all(map(is_, moves, transfer.moves)):
+        return transfer
+    return replace(transfer, moves=tuple(moves))

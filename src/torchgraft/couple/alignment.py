@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["align"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,24 +51,40 @@ def align(
         places = kept if kept is not None else _placed(sides[0], sides[1], target, source, scorer, holding=False)
     if places is None:
         return pairs, {}
-    made = dict(pairs)
-    first: list[Pair] = []
-    for number, (layers, look) in enumerate(sides[0]):
-        alike = [one for one in places if sides[0][one][1] == look]
-        if places is not kept or alike:
-            for t in layers:
-                made.pop(t, None)
-        if not alike:
-            continue
-        nearest = min(alike, key=lambda one: (abs(one - number), one))
-        for t, s in zip(layers, sides[1][places[nearest]][0], strict=True):
-            pair = Pair(t, s, float(scorer([target[t]], [source[s]])[0, 0]))
-            if pair.score > 0:
-                made[t] = pair
-                first += [pair] if number in places else []
-    first += _between(places, sides, target, source, scorer)
-    made.update((pair.target, pair) for pair in first)
+    looks = {sides[0][number][1] for number in places}
+    freed = {t for layers, look in sides[0] if places is not kept or look in looks for t in layers}
+    served = list(_served(places, sides))
+    scores = _scores([(target[t], source[s]) for t, s, _ in served], scorer)
+    found = [(Pair(t, s, score), owned) for (t, s, owned), score in zip(served, scores, strict=True) if score > 0]
+    first = [pair for pair, owned in found if owned] + _between(places, sides, target, source, scorer)
+    made = {t: pair for t, pair in pairs.items() if t not in freed}
+    made.update((pair.target, pair) for pair in (*(pair for pair, _ in found), *first))
     return made, {pair.source: pair.target for pair in first}
+
+
+def _served(places: Mapping[int, int], sides: Sequence[Sequence[Body]]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the layers of branches that look alike, and whether the target's branch is the place of the source's."""
+    alike: dict[object, list[int]] = {}
+    for number in places:
+        alike.setdefault(sides[0][number][1], []).append(number)
+    for number, (layers, look) in enumerate(sides[0]):
+        if look in alike:
+            nearest = min(alike[look], key=lambda one: (abs(one - number), one))
+            for t, s in zip(layers, sides[1][places[nearest]][0], strict=True):
+                yield t, s, number in places
+
+
+def _scores(pairs: Sequence[tuple[Layer, Layer]], scorer: Scorer) -> list[float]:
+    """Score pairs of layers in one table, in which layers that look alike stand once."""
+    if not pairs:
+        return []
+    rows: dict[object, tuple[int, Layer]] = {}
+    columns: dict[object, tuple[int, Layer]] = {}
+    places = [
+        (rows.setdefault(t.look, (len(rows), t))[0], columns.setdefault(s.look, (len(columns), s))[0]) for t, s in pairs
+    ]
+    table = scorer([layer for _, layer in rows.values()], [layer for _, layer in columns.values()]).tolist()
+    return [float(table[i][j]) for i, j in places]
 
 
 def _kept(pairs: Pairs, target: Sequence[Body], source: Sequence[Body]) -> dict[int, int] | None:
@@ -155,35 +171,47 @@ def _placed(
     """
     n, m = len(target), len(source)
     gain = np.full((n, m), -np.inf)
-    scores: dict[tuple[object, ...], float] = {}
+    shapes = [
+        [tuple(layers[one].shape for one in body) for body, _ in side]
+        for side, layers in ((target, t_layers), (source, s_layers))
+    ]
+    known: dict[object, float] = {}  # what a branch is worth in another one, by what both are
     for i, (ts, look) in enumerate(target):
         for j, (ss, other) in enumerate(source):
-            pairs = [(t_layers[t], s_layers[s]) for t, s in zip(ts, ss, strict=True)] if look == other else []
-            if not pairs or (holding and not all(_holds(t, s) for t, s in pairs)):
+            if not ts or look != other:
                 continue
-            key = tuple((t.shape, s.shape) for t, s in pairs)
-            if key not in scores:
-                table = scorer([t for t, _ in pairs], [s for _, s in pairs])
-                scores[key] = float(np.diagonal(table).mean())
-            gain[i, j] = _PLACED + scores[key] - abs(i / n - j / m) / 1000
+            key = look, shapes[0][i], shapes[1][j]
+            if key not in known:
+                known[key] = _worth([t_layers[t] for t in ts], [s_layers[s] for s in ss], scorer, holding)
+            gain[i, j] = known[key] - abs(i / n - j / m) / 1000
     return _in_order(gain)
 
 
-def _in_order(gain: NDArray[np.float64]) -> dict[int, int] | None:
+def _worth(target: Layers, source: Layers, scorer: Scorer, holding: bool) -> float:
+    """Return what it is worth to place a branch of the source in one of the target."""
+    if holding and not all(_holds(t, s) for t, s in zip(target, source, strict=True)):
+        return -np.inf
+    return _PLACED + float(np.diagonal(scorer(target, source)).mean())
+
+
+def _in_order(gains: NDArray[np.float64]) -> dict[int, int] | None:
     """Choose pairs in order that gain most: column by row, ``None`` where a column is left."""
-    n, m = gain.shape
-    best = np.zeros((n + 1, m + 1))
-    for i in range(n):
-        for j in range(m):
-            best[i + 1, j + 1] = max(best[i, j + 1], best[i + 1, j], best[i, j] + gain[i, j])
-    if best[n, m] < _PLACED * m - 1:
+    gain = gains.tolist()  # one number at a time is faster read from a list
+    n, m = gains.shape
+    best = [[0.0] * (m + 1)]
+    for row in gain:
+        above, last = best[-1], [0.0]
+        for j, one in enumerate(row):
+            last.append(max(above[j + 1], last[j], above[j] + one))
+        best.append(last)
+    if best[n][m] < _PLACED * m - 1:
         return None
     places, i, j = {}, n, m
     while i and j:
-        if best[i, j] == best[i - 1, j - 1] + gain[i - 1, j - 1]:
+        if best[i][j] == best[i - 1][j - 1] + gain[i - 1][j - 1]:
             places[i - 1] = j - 1
             i, j = i - 1, j - 1
-        elif best[i, j] == best[i - 1, j]:
+        elif best[i][j] == best[i - 1][j]:
             i -= 1
         else:
             j -= 1

@@ -23,7 +23,7 @@ def closings(
     if not _hold(source, {move.source.key: move.target.key for move in moves}, target):
         return (), ()
     served = {move.target.key for move in moves}
-    new = [branch for branch in target if not served.intersection(branch.keys)]
+    new = [branch for branch in target if served.isdisjoint(branch.keys)]
     outer = outermost(new)
     keys = dict.fromkeys(key for branch in outer for key in branch.closing)
     return tuple(keys), tuple(branch for branch in outer if not branch.closing)
@@ -31,9 +31,12 @@ def closings(
 
 def _hold(source: Sequence[Branch], place: Mapping[str, str], target: Sequence[Branch]) -> bool:
     """Tell whether every branch of the source stands in one of the target."""
-    homes = [set(branch.keys) for branch in target]
+    homes: dict[str, set[int]] = {}
+    for number, branch in enumerate(target):
+        for key in branch.keys:
+            homes.setdefault(key, set()).add(number)
     for branch in source:
-        found = {place[key] for key in branch.keys if key in place}
-        if not found or not any(found <= home for home in homes):
+        found = [homes.get(place[key], set()) for key in branch.keys if key in place]
+        if not found or not set.intersection(*found):
             return False
     return bool(source)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.spans import Leaf, size_of_leaf
+from torchgraft.axes.spans import Leaf
 from torchgraft.couple.spans import Spans, axis_spans
 from torchgraft.records import Move, Transfer
 
@@ -38,7 +38,7 @@ def spans_of_moves(transfers: Sequence[Transfer], target: AxisGroups, source: Ax
                 yield Ballot(transfer, move, (None,) * len(move.target.shape))
             else:
                 pairs = zip(t, s, strict=True)
-                yield Ballot(transfer, move, tuple(None if a is None or b is None else (a, b) for a, b in pairs))
+                yield Ballot(transfer, move, tuple([None if a is None or b is None else (a, b) for a, b in pairs]))
 
 
 def elect(ballots: Sequence[Ballot]) -> Elected:
@@ -55,7 +55,7 @@ def elect(ballots: Sequence[Ballot]) -> Elected:
                 continue
             weight = ballot.move.elements * (1.0 if len(row[0]) == 1 else _BY_PLACE)
             for t, s in zip(*row, strict=True):
-                if size_of_leaf(t.leaf) > 1 and size_of_leaf(s.leaf) > 1:
+                if t.size > 1 and s.size > 1:
                     votes[t.leaf][s.leaf] += weight
     return {leaf: max(counts, key=lambda one: counts[one]) for leaf, counts in votes.items()}
 
@@ -63,5 +63,5 @@ def elect(ballots: Sequence[Ballot]) -> Elected:
 def known_pairs(ballots: Sequence[Ballot]) -> set[tuple[Leaf, Leaf]]:
     """Return the pairs of single groups that meet, factor by factor, in matched layers."""
     rows = (row for ballot in ballots if not ballot.transfer.reused for row in ballot.rows if row is not None)
-    leaves = ((t.leaf, s.leaf) for row in rows if len(row[0]) == len(row[1]) for t, s in zip(*row, strict=True))
+    leaves = {(t.leaf, s.leaf) for row in rows if len(row[0]) == len(row[1]) for t, s in zip(*row, strict=True)}
     return {((a,), (b,)) for t, s in leaves if len(t) == len(s) for a, b in zip(t, s, strict=True)}

@@ -8,16 +8,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-import numpy as np
-
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.spans import Leaf, locked, size_of_leaf
+from torchgraft.axes.spans import Leaf, Span, locked, size_of_leaf
 from torchgraft.couple.election import Ballot, Elected
 from torchgraft.couple.norms import Growth
 from torchgraft.couple.spans import Spans
 from torchgraft.kinds import DIMENSIONAL, input_axis
 from torchgraft.records import Move, Stretch, UnitMap
-from torchgraft.units import Pairs, axis_indices, move_indices
+from torchgraft.units import covered, move_indices
 
 # Share of the places of a concatenation that must be known on both sides.
 _ENOUGH = 0.9
@@ -44,11 +42,30 @@ class MapBook:
     known: Collection[tuple[Leaf, Leaf]]
     maps: list[UnitMap] = field(default_factory=list)
     numbers: dict[tuple[Leaf, Leaf], int] = field(default_factory=dict)
+    paired: dict[tuple[Leaf, Leaf], list[tuple[Leaf, Leaf]]] = field(default_factory=dict)  # what was asked before
+    single: dict[tuple[Leaf, Leaf], tuple[int, ...]] = field(default_factory=dict)
+
+    def pairs(self, target: Leaf, source: Leaf) -> list[tuple[Leaf, Leaf]]:
+        """Return the pairs of groups that two products are laid out by, the two themselves where they are no such."""
+        found = self.paired.get((target, source))
+        if found is None:
+            found = _paired(target, source, self.known) or [(target, source)]
+            self.paired[target, source] = found
+        return found
 
     def of(self, target: Leaf, source: Leaf) -> tuple[int, ...]:
         """Return the numbers of the maps whose product pairs the units of two products of groups."""
-        pairs = _paired(target, source, self.known)
-        return tuple(self._one(*pair) for pair in pairs) if pairs else (self._one(target, source),)
+        return tuple([self._one(*pair) for pair in self.pairs(target, source)])
+
+    def alone(self, target: Leaf, source: Leaf) -> tuple[int, ...]:
+        """Return the same of two products that are each all of an axis, ``()`` where a window at the centre does it."""
+        found = self.single.get((target, source))
+        if found is None:
+            stays = not target or _stays(self.pairs(target, source))
+            found = () if stays else self.of(target, source)
+            at_centre = len(found) == 1 and self.maps[found[0]].how == "centre"
+            self.single[target, source] = found = () if at_centre or _whole(found, self.maps) else found
+        return found
 
     def _one(self, target: Leaf, source: Leaf) -> int:
         if (target, source) not in self.numbers:
@@ -88,23 +105,24 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     if move.operator != "embed" and not (move.operator == "copy" and move.target.dtype.startswith(("float", "bfloat"))):
         return move
     layout = tuple(
-        _axis(row, axis, ballot, elected, book) if row is not None else () for axis, row in enumerate(ballot.rows)
+        [() if row is None else _axis(row, axis, ballot, elected, book) for axis, row in enumerate(ballot.rows)]
     )
-    pads = tuple(_pad(row, axis, ballot, book, target) for axis, row in enumerate(ballot.rows))
+    pads = _pads(ballot, book, target)
     factor = _factor(ballot, book)
-    if not any(layout) and not any(pads) and factor == 1:
+    if not any(layout) and not pads and factor == 1:
         return move
-    pads = pads if any(pads) else ()
     made = replace(move, operator="embed", layout=layout, pads=pads, factor=factor, windows=None)
-    pairs = [
-        move_indices(made, axis, book.maps)
-        if layout[axis] or not move.prepare
-        else (np.arange(_prepared(move, axis)),) * 2
-        for axis in range(len(layout))
-    ]
-    if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, pairs):
+    counts = [_determined(made, axis, book.maps) for axis in range(len(layout))]
+    if move.operator == "copy" and not pads and factor == 1 and _is_identity(made, counts, book.maps):
         return move
-    return replace(made, elements=prod(len(into) for into, _ in pairs))
+    return replace(made, elements=prod(counts))
+
+
+def _determined(move: Move, axis: int, maps: Sequence[UnitMap]) -> int:
+    """Return the number of places along an axis that the source determines."""
+    if move.layout[axis]:
+        return covered(move.layout[axis], maps)
+    return _prepared(move, axis) if move.prepare else min(move.target.shape[axis], move.source.shape[axis])
 
 
 def _prepared(move: Move, axis: int) -> int:
@@ -115,12 +133,34 @@ def _prepared(move: Move, axis: int) -> int:
     return move.elements // prod(others)
 
 
-def _is_identity(move: Move, pairs: Sequence[Pairs]) -> bool:
+def _is_identity(move: Move, counts: Sequence[int], maps: Sequence[UnitMap]) -> bool:
     """Tell whether every unit stays where it is."""
-    return all(
-        len(into) == size and bool((into == out_of).all())
-        for size, (into, out_of) in zip(move.target.shape, pairs, strict=True)
-    )
+    return tuple(counts) == move.target.shape and all(_stands(move, axis, maps) for axis in range(len(counts)))
+
+
+def _stands(move: Move, axis: int, maps: Sequence[UnitMap]) -> bool:
+    """Tell whether the places of an axis that the source determines are the same there."""
+    row = move.layout[axis]
+    if not row and (move.prepare or move.target.shape[axis] == move.source.shape[axis]):
+        return True
+    if row and all(one.into == one.out_of and _whole(one.maps, maps) for one in row):
+        return True
+    into, out_of = move_indices(move, axis, maps)
+    return bool((into == out_of).all())
+
+
+def _whole(numbers: Sequence[int], maps: Sequence[UnitMap]) -> bool:
+    """Tell whether maps pair every unit with the one of its number."""
+    used = [maps[number] for number in numbers]
+    return all(units.target == units.source and units.how != "chosen" for units in used)
+
+
+def _pads(ballot: Ballot, book: MapBook, target: AxisGroups) -> tuple[str, ...]:
+    """Name what becomes of the units of every axis that the source does not determine, ``()`` where nothing does."""
+    if not book.growth.rules and ballot.move.target.key not in book.growth.keys:
+        return ()
+    pads = tuple([_pad(row, axis, ballot, book, target) for axis, row in enumerate(ballot.rows)])
+    return pads if any(pads) else ()
 
 
 def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBook, target: AxisGroups) -> str:
@@ -157,39 +197,30 @@ def _factor(ballot: Ballot, book: MapBook) -> float:
 def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected, book: MapBook) -> tuple[Stretch, ...]:
     targets, sources = row
     move = ballot.move
-    changed = {place % len(ballot.rows) for name in move.prepare for place in _PREPARED.get(name, ())}
-    if (axis > 1 and ballot.transfer.kind in DIMENSIONAL) or axis in move.lead or axis in changed:
+    if (axis > 1 and ballot.transfer.kind in DIMENSIONAL) or axis in move.lead or _is_prepared(ballot, axis):
         return ()
-    alone = len(targets) == len(sources) == 1
-    if alone and _stays(targets[0].leaf, sources[0].leaf, book):
-        return ()
-    left = list(sources)
+    if len(targets) == len(sources) == 1:
+        numbers = book.alone(targets[0].leaf, sources[0].leaf)
+        return (Stretch(targets[0].start, sources[0].start, numbers),) if numbers else ()
+    left: dict[Leaf, list[Span]] = {}
+    for span in reversed(sources):
+        left.setdefault(span.leaf, []).append(span)
     found: list[Stretch] = []
     for span in targets:
-        want = sources[0].leaf if alone else elected.get(span.leaf)
-        other = next((one for one in left if one.leaf == want), None)
-        if other is not None and want is not None:
-            left.remove(other)
-            found.append(Stretch(span.start, other.start, book.of(span.leaf, want)))
-    if not alone and _covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):
+        want = elected.get(span.leaf)
+        if want is not None and left.get(want):
+            found.append(Stretch(span.start, left[want].pop().start, book.of(span.leaf, want)))
+    if covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):
         return ()  # the two are put together in other ways: place is all they have in common
-    return () if _is_plain(found, alone, book.maps) else tuple(found)
+    return tuple(found)
 
 
-def _covered(found: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:
-    return len(axis_indices(found, maps)[0]) if found else 0
+def _is_prepared(ballot: Ballot, axis: int) -> bool:
+    """Tell whether a preparation makes an axis alike on both sides."""
+    rank = len(ballot.rows)
+    return any(place % rank == axis for name in ballot.move.prepare for place in _PREPARED.get(name, ()))
 
 
-def _stays(target: Leaf, source: Leaf, book: MapBook) -> bool:
+def _stays(pairs: Sequence[tuple[Leaf, Leaf]]) -> bool:
     """Tell whether units that have to stay where they are meet another number of them: inputs, classes, angles."""
-    pairs = _paired(target, source, book.known) or [(target, source)]
-    return not target or any(not _equal(t, s) and any(map(locked, (*t, *s))) for t, s in pairs)
-
-
-def _is_plain(found: Sequence[Stretch], alone: bool, maps: Sequence[UnitMap]) -> bool:
-    """Tell whether an axis is laid out as a window at the centre would be."""
-    if not found:
-        return True
-    used = [maps[number] for number in found[0].maps]
-    whole = all(units.target == units.source and units.how != "chosen" for units in used)
-    return alone and (whole or (len(used) == 1 and used[0].how == "centre"))
+    return any(not _equal(t, s) and any(map(locked, (*t, *s))) for t, s in pairs)

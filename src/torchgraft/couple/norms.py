@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.attention import Scores
 from torchgraft.axes.norms import Norm
-from torchgraft.axes.spans import Leaf, locked, size_of_leaf
+from torchgraft.axes.spans import Leaf, locked
 from torchgraft.couple.election import Ballot
 from torchgraft.records import Move, Setting
 
@@ -48,12 +48,14 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
     ``tied`` are tensors that the target holds under further names: an embedding that reads what a last norm gives.
     """
     found = Growth()
+    if not (target.norms or target.normed or target.scales):
+        return found
     both = {leaf: key for key in tied if key in target.normed for leaf in _leaves(ballots, key)}
     for ballot in ballots:
         key, other = ballot.move.target.key, ballot.move.source.key
         row = ballot.rows[0] if ballot.rows else None
         if key in target.norms and row is not None and len(row[0]) == len(row[1]) == 1 and len(row[0][0].leaf) == 1:
-            leaf, large, small = row[0][0].leaf, size_of_leaf(row[0][0].leaf), size_of_leaf(row[1][0].leaf)
+            leaf, large, small = row[0][0].leaf, row[0][0].size, row[1][0].size
             if large > small and not locked(leaf[0]):
                 _grow(found, leaf, large, small, key, target, source.norms.get(other), both.get(leaf))
         first = ballot.move.target.part is None or ballot.move.target.part.start == 0

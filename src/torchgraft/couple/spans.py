@@ -35,15 +35,15 @@ def _within(row: Spans, start: int, stop: int) -> Spans | None:
     """Return the spans between two places, counted from the first, or ``None`` where one cannot be cut there."""
     found: list[Span] = []
     for span in row:
-        end = span.start + size_of_leaf(span.leaf)
+        end = span.start + span.size
         if span.start >= stop or end <= start:
             continue
         if start <= span.start and end <= stop:
-            found.append(Span(span.start - start, span.leaf))
+            found.append(Span(span.start - start, span.leaf, span.size))
             continue
         turn = size_of_leaf(span.leaf[1:])  # a product is cut between turns of its slowest group, which must not move
         first, last = max(start, span.start) - span.start, min(stop, end) - span.start
         if first % turn or last % turn or len(span.leaf) < 2 or not locked(span.leaf[0]):
             return None
-        found += [Span(span.start + place - start, span.leaf[1:]) for place in range(first, last, turn)]
+        found += [Span(span.start + place - start, span.leaf[1:], turn) for place in range(first, last, turn)]
     return tuple(found)
