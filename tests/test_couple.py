@@ -230,6 +230,21 @@ def test_nothing_is_silenced_where_the_source_does_not_fit() -> None:
     assert "silenced" not in tg.transfer(filled(residual(6, 8, 4)), residual(6, 8, 2)).counts()
 
 
+def test_a_target_without_branches_gets_layers_one_by_one() -> None:
+    """A row of convolutions has no place for the source's branches, so the match stays as it is."""
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.Conv2d(16, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    plan = tg.plan(residual(8, 12, 2), plain, inputs=torch.zeros(1, 3, 8, 8))
+    assert ("0", "0") in plan.pairs() and not plan.fills
+    assert plan.pairs() == tg.plan(residual(8, 12, 2), plain, operator="clip").pairs()
+
+
 def test_trainable_leaves_new_gates_to_their_own_initialization() -> None:
     source, target = randomized(Gated(False, False)), randomized(Gated(True, False), 1)
     before = target.expand.weight.clone()  # type: ignore[union-attr, operator]

@@ -20,7 +20,7 @@ from operator import is_
 from torchgraft.axes import AxisGroups
 from torchgraft.couple.alignment import align
 from torchgraft.couple.closing import closings
-from torchgraft.couple.election import elect, known_pairs, spans_of_moves
+from torchgraft.couple.election import elect, spans_of_moves
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
@@ -56,9 +56,9 @@ def couple(
         trainable: leave new gates to their own initialization.
     """
     ballots = list(spans_of_moves(transfers, target, source))
-    elected = elect(ballots)
+    elected, known = elect(ballots)
     growth = growths(ballots, target, source, tied)
-    book = MapBook(growth, known_pairs(ballots))
+    book = MapBook(growth, known)
     moves: dict[int, list[Move]] = {}
     closed, open_ = closings(target.branches, source.branches, transfers)
     gates = () if trainable else target.gates

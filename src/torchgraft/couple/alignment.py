@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ["align"]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from operator import ge
 
 import numpy as np
-from numpy.typing import NDArray
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
@@ -54,9 +56,12 @@ def align(
     looks = {sides[0][number][1] for number in places}
     freed = {t for layers, look in sides[0] if places is not kept or look in looks for t in layers}
     served = list(_served(places, sides))
-    scores = _scores([(target[t], source[s]) for t, s, _ in served], scorer)
-    found = [(Pair(t, s, score), owned) for (t, s, owned), score in zip(served, scores, strict=True) if score > 0]
-    first = [pair for pair, owned in found if owned] + _between(places, sides, target, source, scorer)
+    gaps = _gaps(places, sides, target, source)
+    asked = {(t, s): None for t, s, _ in served} | {pair: None for gap in gaps for pair in gap.fits}
+    scores = _scores(list(asked), target, source, scorer)
+    found = [(Pair(t, s, scores[t, s]), owned) for t, s, owned in served if scores[t, s] > 0]
+    first = [pair for pair, owned in found if owned]
+    first += [pair for gap in gaps for pair in _held(gap, scores)]
     made = {t: pair for t, pair in pairs.items() if t not in freed}
     made.update((pair.target, pair) for pair in (*(pair for pair, _ in found), *first))
     return made, {pair.source: pair.target for pair in first}
@@ -74,17 +79,29 @@ def _served(places: Mapping[int, int], sides: Sequence[Sequence[Body]]) -> Itera
                 yield t, s, number in places
 
 
-def _scores(pairs: Sequence[tuple[Layer, Layer]], scorer: Scorer) -> list[float]:
+def _scores(
+    pairs: Collection[tuple[int, int]], target: Layers, source: Layers, scorer: Scorer
+) -> dict[tuple[int, int], float]:
     """Score pairs of layers in one table, in which layers that look alike stand once."""
     if not pairs:
-        return []
-    rows: dict[object, tuple[int, Layer]] = {}
-    columns: dict[object, tuple[int, Layer]] = {}
-    places = [
-        (rows.setdefault(t.look, (len(rows), t))[0], columns.setdefault(s.look, (len(columns), s))[0]) for t, s in pairs
-    ]
-    table = scorer([layer for _, layer in rows.values()], [layer for _, layer in columns.values()]).tolist()
-    return [float(table[i][j]) for i, j in places]
+        return {}
+    places, rows = _once({t for t, _ in pairs}, target)
+    others, columns = _once({s for _, s in pairs}, source)
+    table = scorer(rows, columns).tolist()
+    return {(t, s): float(table[places[t]][others[s]]) for t, s in pairs}
+
+
+def _once(numbers: Collection[int], layers: Layers) -> tuple[dict[int, int], list[Layer]]:
+    """Return layers that look different, and the place of each layer's look among them."""
+    looks: dict[object, int] = {}
+    distinct: list[Layer] = []
+    places: dict[int, int] = {}
+    for number in sorted(numbers):
+        layer = layers[number]
+        places[number] = looks.setdefault(layer.look, len(distinct))
+        if len(looks) > len(distinct):
+            distinct.append(layer)
+    return places, distinct
 
 
 def _kept(pairs: Pairs, target: Sequence[Body], source: Sequence[Body]) -> dict[int, int] | None:
@@ -105,13 +122,20 @@ def _hold(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: La
 
 
 def _holds(target: Layer, source: Layer) -> bool:
-    return all(t >= s for t, s in zip(target.shape or (), source.shape or (), strict=False))
+    return all(map(ge, target.shape or (), source.shape or ()))
 
 
-def _between(
-    places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: Layers, source: Layers, scorer: Scorer
-) -> list[Pair]:
-    """Match the layers between two branches with those between the two branches they stand in, where all are held.
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Layers between two branches on both sides, and the pairs of them of which the target's holds the source's."""
+
+    target: Sequence[int]
+    source: Sequence[int]
+    fits: frozenset[tuple[int, int]]
+
+
+def _gaps(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: Layers, source: Layers) -> Sequence[_Gap]:
+    """Return the layers between branches that may stand in those between the two branches they stand in.
 
     A block that changes the width is no residual branch, and looks like the blocks beside it: where the target is twice
     as wide, like those of the source's next stage.
@@ -120,26 +144,31 @@ def _between(
     placed = [(sides[0][t][0], sides[1][places[t]][0]) for t in sorted(places)]
     starts = [(0, 0), *((max(t) + 1, max(s) + 1) for t, s in placed)]
     stops = [*((min(t), min(s)) for t, s in placed), (len(target), len(source))]
-    found: list[Pair] = []
+    found: list[_Gap] = []
     for start, stop in zip(starts, stops, strict=True):
         ts, ss = ([n for n in range(start[i], stop[i]) if n not in inside[i]] for i in (0, 1))
-        found += _held(ts, ss, target, source, scorer)
+        if 0 < len(ss) <= len(ts):
+            sorts = [(s, source[s], _sort(source[s])) for s in ss]
+            fits = (
+                (t, s) for t in ts for s, layer, sort in sorts if sort == _sort(target[t]) and _holds(target[t], layer)
+            )
+            found.append(_Gap(ts, ss, frozenset(fits)))
     return found
 
 
-def _held(ts: Sequence[int], ss: Sequence[int], target: Layers, source: Layers, scorer: Scorer) -> list[Pair]:
+def _held(gap: _Gap, scores: Mapping[tuple[int, int], float]) -> list[Pair]:
     """Place layers of the source in order, each in one of the target that holds it; none where one is left."""
-    if not 0 < len(ss) <= len(ts):
-        return []
-    scores = scorer([target[t] for t in ts], [source[s] for s in ss])
-    fits = np.array([[_alike(target[t], source[s]) and _holds(target[t], source[s]) for s in ss] for t in ts])
-    gain = np.where(fits & (scores > 0), _PLACED + scores, -np.inf)
+    gain = [
+        [_PLACED + scores[t, s] if (t, s) in gap.fits and scores[t, s] > 0 else -inf for s in gap.source]
+        for t in gap.target
+    ]
     places = _in_order(gain)
-    return [] if places is None else [Pair(ts[i], ss[j], float(scores[i, j])) for i, j in places.items()]
+    chosen = [] if places is None else [(gap.target[i], gap.source[j]) for i, j in places.items()]
+    return [Pair(t, s, scores[t, s]) for t, s in chosen]
 
 
-def _alike(target: Layer, source: Layer) -> bool:
-    return family(target.kind) == family(source.kind) and len(target.shape or ()) == len(source.shape or ())
+def _sort(layer: Layer) -> tuple[str, int]:
+    return family(layer.kind), len(layer.shape or ())
 
 
 def _bodies(branches: Sequence[Branch], layers: Layers) -> list[Body]:
@@ -170,7 +199,7 @@ def _placed(
     ``holding``: only where the target's branch is nowhere smaller.
     """
     n, m = len(target), len(source)
-    gain = np.full((n, m), -np.inf)
+    gain = [[-inf] * m for _ in range(n)]
     shapes = [
         [tuple(layers[one].shape for one in body) for body, _ in side]
         for side, layers in ((target, t_layers), (source, s_layers))
@@ -183,21 +212,22 @@ def _placed(
             key = look, shapes[0][i], shapes[1][j]
             if key not in known:
                 known[key] = _worth([t_layers[t] for t in ts], [s_layers[s] for s in ss], scorer, holding)
-            gain[i, j] = known[key] - abs(i / n - j / m) / 1000
+            gain[i][j] = known[key] - abs(i / n - j / m) / 1000
     return _in_order(gain)
 
 
 def _worth(target: Layers, source: Layers, scorer: Scorer, holding: bool) -> float:
     """Return what it is worth to place a branch of the source in one of the target."""
     if holding and not all(_holds(t, s) for t, s in zip(target, source, strict=True)):
-        return -np.inf
+        return -inf
     return _PLACED + float(np.diagonal(scorer(target, source)).mean())
 
 
-def _in_order(gains: NDArray[np.float64]) -> dict[int, int] | None:
+def _in_order(gain: Sequence[Sequence[float]]) -> dict[int, int] | None:
     """Choose pairs in order that gain most: column by row, ``None`` where a column is left."""
-    gain = gains.tolist()  # one number at a time is faster read from a list
-    n, m = gains.shape
+    if not gain:
+        return None
+    n, m = len(gain), len(gain[0])
     best = [[0.0] * (m + 1)]
     for row in gain:
         above, last = best[-1], [0.0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Ballot", "Elected", "elect", "known_pairs", "spans_of_moves"]
+__all__ = ["Ballot", "Elected", "elect", "spans_of_moves"]
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.spans import Leaf
+from torchgraft.axes.spans import Leaf, size_of_leaf
 from torchgraft.couple.spans import Spans, axis_spans
 from torchgraft.records import Move, Transfer
 
@@ -41,27 +40,30 @@ def spans_of_moves(transfers: Sequence[Transfer], target: AxisGroups, source: Ax
                 yield Ballot(transfer, move, tuple([None if a is None or b is None else (a, b) for a, b in pairs]))
 
 
-def elect(ballots: Sequence[Ballot]) -> Elected:
+def elect(ballots: Sequence[Ballot]) -> tuple[Elected, set[tuple[Leaf, Leaf]]]:
     """Return, for every group of the target that a matched layer knows, the group that most of its elements stand for.
 
     Layers that serve a second time do not vote: their units are there already.
+
+    Returns the pairs of single groups too that meet, factor by factor, in matched layers.
     """
-    votes: dict[Leaf, dict[Leaf, float]] = defaultdict(lambda: defaultdict(float))
+    votes: dict[tuple[Leaf, Leaf], float] = {}
     for ballot in ballots:
         if ballot.transfer.reused:
             continue
+        elements = ballot.move.elements
         for row in ballot.rows:
             if row is None or len(row[0]) != len(row[1]):
                 continue
-            weight = ballot.move.elements * (1.0 if len(row[0]) == 1 else _BY_PLACE)
+            weight = elements * (1.0 if len(row[0]) == 1 else _BY_PLACE)
             for t, s in zip(*row, strict=True):
-                if t.size > 1 and s.size > 1:
-                    votes[t.leaf][s.leaf] += weight
-    return {leaf: max(counts, key=lambda one: counts[one]) for leaf, counts in votes.items()}
-
-
-def known_pairs(ballots: Sequence[Ballot]) -> set[tuple[Leaf, Leaf]]:
-    """Return the pairs of single groups that meet, factor by factor, in matched layers."""
-    rows = (row for ballot in ballots if not ballot.transfer.reused for row in ballot.rows if row is not None)
-    leaves = {(t.leaf, s.leaf) for row in rows if len(row[0]) == len(row[1]) for t, s in zip(*row, strict=True)}
-    return {((a,), (b,)) for t, s in leaves if len(t) == len(s) for a, b in zip(t, s, strict=True)}
+                pair = t.leaf, s.leaf
+                votes[pair] = votes.get(pair, 0.0) + weight
+    most: dict[Leaf, tuple[float, Leaf]] = {}
+    for (leaf, other), weight in votes.items():
+        if size_of_leaf(leaf) > 1 and size_of_leaf(other) > 1 and (leaf not in most or most[leaf][0] < weight):
+            most[leaf] = weight, other  # the first of equal ones
+    singles: set[tuple[Leaf, Leaf]] = {
+        ((a,), (b,)) for t, s in votes if len(t) == len(s) for a, b in zip(t, s, strict=True)
+    }
+    return {leaf: other for leaf, (_, other) in most.items()}, singles

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["MapBook", "lay_out"]
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 from torchgraft.axes import AxisGroups
@@ -15,7 +15,7 @@ from torchgraft.couple.norms import Growth
 from torchgraft.couple.spans import Spans
 from torchgraft.kinds import DIMENSIONAL, input_axis
 from torchgraft.records import Move, Stretch, UnitMap
-from torchgraft.units import covered, move_indices
+from torchgraft.units import axis_indices, covered, move_indices
 
 # Share of the places of a concatenation that must be known on both sides.
 _ENOUGH = 0.9
@@ -80,6 +80,8 @@ def _paired(target: Leaf, source: Leaf, known: Collection[tuple[Leaf, Leaf]]) ->
 
     A group that only one side has (queries that share a key, met by one query for each) stands for a single unit.
     """
+    if len(target) == len(source) == 1:
+        return [(target, source)]
     sides: list[list[Leaf]] = [[(group,) for group in leaf] for leaf in (target, source)]
     short, long = sorted(sides, key=len)
     if len(long) - len(short) == 1 and short:
@@ -111,17 +113,16 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     factor = _factor(ballot, book)
     if not any(layout) and not pads and factor == 1:
         return move
-    made = replace(move, operator="embed", layout=layout, pads=pads, factor=factor, windows=None)
-    counts = [_determined(made, axis, book.maps) for axis in range(len(layout))]
-    if move.operator == "copy" and not pads and factor == 1 and _is_identity(made, counts, book.maps):
+    counts = [_determined(move, row, axis, book.maps) for axis, row in enumerate(layout)]
+    if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, layout, counts, book.maps):
         return move
-    return replace(made, elements=prod(counts))
+    return Move(move.target, move.source, "embed", prod(counts), move.prepare, move.lead, layout, pads, factor)
 
 
-def _determined(move: Move, axis: int, maps: Sequence[UnitMap]) -> int:
+def _determined(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMap]) -> int:
     """Return the number of places along an axis that the source determines."""
-    if move.layout[axis]:
-        return covered(move.layout[axis], maps)
+    if row:
+        return covered(row, maps)
     return _prepared(move, axis) if move.prepare else min(move.target.shape[axis], move.source.shape[axis])
 
 
@@ -133,19 +134,21 @@ def _prepared(move: Move, axis: int) -> int:
     return move.elements // prod(others)
 
 
-def _is_identity(move: Move, counts: Sequence[int], maps: Sequence[UnitMap]) -> bool:
+def _is_identity(
+    move: Move, layout: Sequence[Sequence[Stretch]], counts: Sequence[int], maps: Sequence[UnitMap]
+) -> bool:
     """Tell whether every unit stays where it is."""
-    return tuple(counts) == move.target.shape and all(_stands(move, axis, maps) for axis in range(len(counts)))
+    stands = (_stands(move, row, axis, maps) for axis, row in enumerate(layout))
+    return tuple(counts) == move.target.shape and all(stands)
 
 
-def _stands(move: Move, axis: int, maps: Sequence[UnitMap]) -> bool:
+def _stands(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMap]) -> bool:
     """Tell whether the places of an axis that the source determines are the same there."""
-    row = move.layout[axis]
     if not row and (move.prepare or move.target.shape[axis] == move.source.shape[axis]):
         return True
     if row and all(one.into == one.out_of and _whole(one.maps, maps) for one in row):
         return True
-    into, out_of = move_indices(move, axis, maps)
+    into, out_of = axis_indices(row, maps) if row else move_indices(move, axis, maps)
     return bool((into == out_of).all())
 
 
@@ -197,7 +200,11 @@ def _factor(ballot: Ballot, book: MapBook) -> float:
 def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected, book: MapBook) -> tuple[Stretch, ...]:
     targets, sources = row
     move = ballot.move
-    if (axis > 1 and ballot.transfer.kind in DIMENSIONAL) or axis in move.lead or _is_prepared(ballot, axis):
+    if (
+        (axis > 1 and ballot.transfer.kind in DIMENSIONAL)
+        or axis in move.lead
+        or (move.prepare and _is_prepared(ballot, axis))
+    ):
         return ()
     if len(targets) == len(sources) == 1:
         numbers = book.alone(targets[0].leaf, sources[0].leaf)

@@ -24,6 +24,8 @@ def axis_spans(spec: TensorSpec, groups: AxisGroups) -> tuple[Spans | None, ...]
     known = groups.spans.get(spec.key)
     if known is None or len(known) != len(spec.shape):
         return None
+    if spec.part is None and not spec.transpose:
+        return known
     rows: tuple[Spans | None, ...] = known
     if spec.part is not None:
         axis = spec.part.axis
