@@ -148,24 +148,23 @@ class _Walk:
                 continue
             held = vars(part)
             names, row = tuple(held), list(held.values())
-            children = held["_modules"]
-            found += (_class(part.__class__) if "parametrizations" in children else part.__class__, len(names))
+            parameters, buffers, children = held["_parameters"], held["_buffers"], held["_modules"]
+            kind = _class(part.__class__) if "parametrizations" in children else part.__class__
+            found += (kind, len(names), len(parameters), len(buffers), len(children))
             usual = names[:_OWN] == _STANDARD
             if usual:
                 found += names[_OWN:]
                 values += row[_OWN:]
             if not usual or any(row[_FIRST:_LAST]):
                 self._odd(held, usual, values)
-            for tensors in (held["_parameters"], held["_buffers"]):
-                for name, tensor in tensors.items():
-                    found.append(name)
-                    if tensor is not None:
-                        found += (seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype)
-                found.append(len(tensors))
+            for name, tensor in (*parameters.items(), *buffers.items()) if parameters or buffers else ():
+                if tensor is None:
+                    found += (name, None)
+                else:
+                    found += (name, seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype)
             if children:
                 found += children
                 stack += children.values()
-            found.append(len(children))
         self._values(values)
 
     def _odd(self, held: dict[str, Any], usual: bool, values: list[Any]) -> None:

@@ -57,8 +57,9 @@ def align(
     freed = {t for layers, look in sides[0] if places is not kept or look in looks for t in layers}
     served = list(_served(places, sides))
     gaps = _gaps(places, sides, target, source)
-    asked = {(t, s): None for t, s, _ in served} | {pair: None for gap in gaps for pair in gap.fits}
-    scores = _scores(list(asked), target, source, scorer)
+    scores = {(pair.target, pair.source): pair.score for pair in pairs.values() if pair.score > 0}
+    asked = {(t, s) for t, s, _ in served}.union(*(gap.fits for gap in gaps)).difference(scores)
+    scores |= _scores(asked, target, source, scorer)
     found = [(Pair(t, s, scores[t, s]), owned) for t, s, owned in served if scores[t, s] > 0]
     first = [pair for pair, owned in found if owned]
     first += [pair for gap in gaps for pair in _held(gap, scores)]
@@ -158,11 +159,12 @@ def _gaps(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: La
 
 def _held(gap: _Gap, scores: Mapping[tuple[int, int], float]) -> list[Pair]:
     """Place layers of the source in order, each in one of the target that holds it; none where one is left."""
-    gain = [
-        [_PLACED + scores[t, s] if (t, s) in gap.fits and scores[t, s] > 0 else -inf for s in gap.source]
-        for t in gap.target
-    ]
-    places = _in_order(gain)
+    rows = {t: [-inf] * len(gap.source) for t in gap.target}
+    columns = {s: column for column, s in enumerate(gap.source)}
+    for t, s in gap.fits:
+        if scores[t, s] > 0:
+            rows[t][columns[s]] = _PLACED + scores[t, s]
+    places = _in_order(list(rows.values()))
     chosen = [] if places is None else [(gap.target[i], gap.source[j]) for i, j in places.items()]
     return [Pair(t, s, scores[t, s]) for t, s in chosen]
 

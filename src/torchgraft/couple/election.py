@@ -33,11 +33,10 @@ def spans_of_moves(transfers: Sequence[Transfer], target: AxisGroups, source: Ax
     for transfer in transfers:
         for move in transfer.moves:
             t, s = axis_spans(move.target, target), axis_spans(move.source, source)
-            if t is None or s is None or len(t) != len(s):
-                yield Ballot(transfer, move, (None,) * len(move.target.shape))
-            else:
-                pairs = zip(t, s, strict=True)
-                yield Ballot(transfer, move, tuple([None if a is None or b is None else (a, b) for a, b in pairs]))
+            rows: tuple[tuple[Spans, Spans] | None, ...] = (None,) * len(move.target.shape)
+            if t is not None and s is not None and len(t) == len(s):
+                rows = tuple([None if a is None or b is None else (a, b) for a, b in zip(t, s, strict=True)])
+            yield Ballot(transfer, move, rows)
 
 
 def elect(ballots: Sequence[Ballot]) -> tuple[Elected, set[tuple[Leaf, Leaf]]]:
