@@ -149,9 +149,14 @@ def _gaps(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: La
     for start, stop in zip(starts, stops, strict=True):
         ts, ss = ([n for n in range(start[i], stop[i]) if n not in inside[i]] for i in (0, 1))
         if 0 < len(ss) <= len(ts):
-            sorts = [(s, source[s], _sort(source[s])) for s in ss]
+            sorts = [
+                [(n, layers[n], _sort(layers[n])) for n in numbers] for numbers, layers in ((ts, target), (ss, source))
+            ]
             fits = (
-                (t, s) for t in ts for s, layer, sort in sorts if sort == _sort(target[t]) and _holds(target[t], layer)
+                (t, s)
+                for t, one, sort in sorts[0]
+                for s, other, like in sorts[1]
+                if sort == like and _holds(one, other)
             )
             found.append(_Gap(ts, ss, frozenset(fits)))
     return found
