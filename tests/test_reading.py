@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.network import read_module
+from torchgraft.records import Layer
+from torchgraft.score import Floats, score_graft
 
 
 class Attention(nn.Module):
@@ -90,3 +92,17 @@ def test_only_the_last_networks_are_kept() -> None:
     for number in range(80):
         read_module(nn.Linear(2, 2), f"other {number}")
     assert read_module(nn.Linear(2, 2), "first") is not first
+
+
+def test_a_match_is_remembered_unless_a_stage_is_the_users() -> None:
+    source, target = nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 5))
+    asked = []
+
+    def scorer(targets: Sequence[Layer], sources: Sequence[Layer]) -> Floats:
+        asked.append(len(targets))
+        return score_graft(targets, sources)
+
+    plans = [tg.plan(source, target, scorer=scorer) for _ in range(2)]
+    assert len(asked) >= 2 and len(asked) % 2 == 0
+    assert plans[0] == plans[1] == tg.plan(source, target) == tg.plan(source, target)
+    assert tg.plan(source, target, exclude_target=["0"]).pairs() == ()

@@ -6,6 +6,7 @@ __all__ = ["METHODS", "Method", "customized", "make_plan"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torchgraft.axes import AxisGroups
 from torchgraft.couple import Coupled, align, couple
@@ -97,11 +98,26 @@ def customized(
     return chosen
 
 
-def _matched(
-    target: Network, source: Network, method: Method, pins: Pins, seed: int
-) -> tuple[Match, Sequence[Element], Sequence[Element]]:
+Matched = tuple[Match, Sequence[Element], Sequence[Element]]
+
+
+def _matched(target: Network, source: Network, method: Method, pins: Pins, seed: int) -> Matched:
     elements = method.standardize(target), method.standardize(source)
     return match_pinned(*elements, method, pins, seed)
+
+
+# The matches made last: two networks are matched once, however many of their models meet.
+_remembered = lru_cache(maxsize=32)(_matched)
+
+
+def _is_pure(method: Method) -> bool:
+    """Tell whether every stage of the matching is one of ours, which give the same match for the same networks."""
+    known: tuple[tuple[object, Mapping[str, object]], ...] = (
+        (method.standardize, STANDARDIZERS),
+        (method.score, SCORERS),
+        (method.match, MATCHERS),
+    )
+    return all(stage in table.values() for stage, table in known)
 
 
 def make_plan(
@@ -121,7 +137,8 @@ def make_plan(
     ``groups`` gives the axis groups of target and source when it is asked, which is where units could be anywhere else
     than where they are in the source; ``trainable`` leaves new gates as they are.
     """
-    match, target_elements, source_elements = _matched(target, source, method, pins, seed)
+    find = _remembered if _is_pure(method) else _matched
+    match, target_elements, source_elements = find(target, source, method, pins, seed)
     target_layers, source_layers = _flat(target_elements), _flat(source_elements)
     pairs: Mapping[int, Pair] = {pair.target: pair for pair in match.pairs}
     placed: dict[int, int] = {}
