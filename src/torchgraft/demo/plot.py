@@ -46,13 +46,17 @@ def draw(result: DemoResult) -> bytes:
 
 
 def _label(axes: Any, result: DemoResult, epoch: int, x: float, align: str, text: str) -> None:
-    """Write every curve's value at ``epoch`` beside its point, moved apart where the values are close."""
-    curves = sorted(result.curves, key=lambda curve: curve.means[epoch])
+    """Write every curve's value at ``epoch`` beside its point, moved apart where the values are close.
+
+    Before training the weights are those of ``graft`` whether or not the optimizer's state moved: one label for both.
+    """
+    shown = [curve for curve in result.curves if epoch or curve.initialization != CARRIED]
+    curves = sorted(shown, key=lambda curve: curve.means[epoch])
     values = [curve.means[epoch] for curve in curves]
     for curve, value, y in zip(curves, values, _spread(values), strict=True):
         colour = _COLOURS[curve.initialization]
         axes.plot([epoch, x * 0.98 + epoch * 0.02], [value, y], color=colour, linewidth=0.8, alpha=0.6, clip_on=False)
-        told = text.format(name=curve.initialization, value=value, short=rounded(value))
+        told = text.format(name=curve.initialization.removeprefix("graft "), value=value, short=rounded(value))
         axes.text(x, y, told, color=colour, ha=align, va="center", weight="bold", fontsize=11, bbox=_PAPER)
 
 
@@ -77,7 +81,7 @@ def _spread(values: Sequence[float]) -> list[float]:
 def _frame(axes: Any, result: DemoResult) -> None:
     axes.axhline(10, color="#999999", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
     axes.text(0.8 * result.epochs, 10.8, "chance", color="#777777", fontsize=9, ha="center", va="bottom")
-    axes.set_xlim(-0.36 * result.epochs, 1.37 * result.epochs)
+    axes.set_xlim(-0.36 * result.epochs, 1.47 * result.epochs)
     axes.set_ylim(0, 102)
     axes.set_xticks(range(result.epochs + 1), ["0\n(no training yet)", *map(str, range(1, result.epochs + 1))])
     axes.set_yticks(range(0, 101, 20), [f"{value} %" for value in range(0, 101, 20)])
