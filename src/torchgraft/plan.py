@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torchgraft.errors import PlanError
-from torchgraft.records import Fill, Move, Part, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
+from torchgraft.records import Fill, Move, Part, Passage, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
 from torchgraft.windows import windows_of
 
 _FORMAT = 2
+_LISTS = ("maps", "settings", "fills", "passages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Plan(_Ledger):
     ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
     ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
     ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too,
-    ``fills`` the values of tensors that are silenced.
+    ``fills`` the values of tensors that are silenced, ``passages`` new layers that give on what they read.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Plan(_Ledger):
     maps: tuple[UnitMap, ...] = ()
     settings: tuple[Setting, ...] = ()
     fills: tuple[Fill, ...] = ()
+    passages: tuple[Passage, ...] = ()
 
     fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
 
@@ -80,7 +82,7 @@ class Plan(_Ledger):
         """Return the plan as plain data."""
         head = {name: getattr(self, name) for name in self.fields}
         transfers, tensors = [_transfer_data(one) for one in self.transfers], [asdict(one) for one in self.tensors]
-        units = {name: [asdict(one) for one in getattr(self, name)] for name in ("maps", "settings", "fills")}
+        units = {name: [asdict(one) for one in getattr(self, name)] for name in _LISTS}
         return {"format": _FORMAT, **head, **units, "transfers": transfers, "tensors": tensors}
 
     def to_json(self) -> str:
@@ -115,6 +117,7 @@ class Plan(_Ledger):
                 maps=tuple(UnitMap(**{**one, "chosen": tuple(one["chosen"])}) for one in data["maps"]),
                 settings=tuple(Setting(one["path"], one["attribute"], float(one["value"])) for one in data["settings"]),
                 fills=tuple(Fill(one["key"], float(one["value"])) for one in data["fills"]),
+                passages=tuple(map(_passage, data.get("passages", ()))),
             )
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, PlanError):
@@ -192,7 +195,15 @@ def _move(data: dict[str, Any], kind: str) -> Move:
     layout = tuple(tuple(_stretch(one) for one in axis) for axis in data["layout"])
     windows = None if prepare or layout else windows_of(kind, into, out_of, operator, lead)
     pads, factor = tuple(map(str, data["pads"])), float(data["factor"])
-    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, layout, pads, factor, windows)
+    scale = str(data.get("scale", ""))
+    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, layout, pads, factor, scale, windows)
+
+
+def _passage(data: dict[str, Any]) -> Passage:
+    history = tuple(tuple(map(str, step)) for step in data["history"])
+    rows = {name: tuple(map(int, data[name])) for name in ("rows", "columns", "origin")}
+    before, after = map(str, data["lifts"])
+    return Passage(**{**data, **rows, "norm": tuple(data["norm"]), "history": history, "lifts": (before, after)})
 
 
 def _stretch(data: dict[str, Any]) -> Stretch:

@@ -16,6 +16,7 @@ __all__ = [
     "Node",
     "Pair",
     "Part",
+    "Passage",
     "Setting",
     "Stretch",
     "TensorPlan",
@@ -199,6 +200,38 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Outputs of a layer of the target that give on what some of its inputs hold.
+
+    ``weight``, ``bias`` (empty where there is none) and ``norm`` (gain, shift, mean and variance of the batch norm
+    behind it, if there is one, and its ``epsilon``) are keys of tensors; output ``rows[i]`` gives input
+    ``columns[i]``. ``history`` says what made the values that are given on, at the places ``origin``, so that a norm
+    can take their mean and variance (see :class:`torchgraft.axes.links.Link`). ``lifts`` name the activations before
+    and behind the layer that are passed in their linear range. ``added``: to what the outputs give anyway. ``gated``
+    names the function of a gate that multiplies the inputs; ``gate`` that of the layer itself, whose outputs are the
+    open gates then.
+    """
+
+    weight: str
+    bias: str
+    norm: tuple[str, ...]
+    epsilon: float
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    history: tuple[tuple[str, ...], ...] = ()
+    origin: tuple[int, ...] = ()
+    lifts: tuple[str, str] = ("", "")
+    added: bool = False
+    gated: str = ""
+    gate: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All tensors of the layer and the norm behind it."""
+        return (self.weight, *filter(None, [self.bias]), *self.norm)
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """An attribute of a module of the target, and its new value: the epsilon of a norm over more units."""
 
@@ -229,7 +262,8 @@ class Move:
     They follow from the rest, so they are no part of a stored plan. ``layout`` says, for every axis, which units go
     where; an axis without stretches is aligned at its centre. Without a layout, all are. ``pads`` name, for every axis,
     what becomes of the places that the source does not determine (see :data:`torchgraft.transfer.operators.PADS`).
-    ``factor`` multiplies what comes from the source.
+    ``factor`` multiplies what comes from the source; ``scale`` is the key of the source's layer scale by whose values a
+    mean over its units is weighed.
     """
 
     target: TensorSpec
@@ -241,6 +275,7 @@ class Move:
     layout: tuple[tuple[Stretch, ...], ...] = ()
     pads: tuple[str, ...] = ()
     factor: float = 1.0
+    scale: str = ""
     windows: Windows | None = field(default=None, compare=False, repr=False)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["Branch", "branches", "outermost"]
+__all__ = ["Branch", "branches", "closing_keys", "outermost"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
 
-# Functions with f(0) = 0.
+# Functions with f(0) = 0, place by place or over places.
 _KEEPS_ZERO = frozenset(
-    ["relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div"]
+    [
+        *("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div", "mean"),
+        *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "_adaptive_avg_pool2d"),
+        *("max_pool2d_with_indices", "_adaptive_avg_pool3d", "avg_pool3d", "max_pool3d_with_indices"),
+    ]
 )
 _NORMS = BATCH_NORMS | {"native_layer_norm", "native_group_norm"}
 # Where the factors of a product stand among the inputs: a stored one on either side closes a branch.
@@ -52,7 +56,7 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
             chain = _chain(flow, stream, chains)
             chains[step.outputs[0]] = chain = len(set(chains.values())) if chain is None else chain
             aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
-            made.append(Branch(keys, aside, tuple(dict.fromkeys(_closing(flow, inner) or ())), chain))
+            made.append(Branch(keys, aside, tuple(dict.fromkeys(closing_keys(flow, inner) or ())), chain))
             break
     closed = {key for branch in made if branch.closing for key in branch.keys}
     # A position bias that all blocks add to their attention comes before what it is added to, and is no stream.
@@ -116,14 +120,19 @@ def _keys(flow: Flow, body: Sequence[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key in read if key is not None))
 
 
-def _closing(flow: Flow, value: int) -> list[str] | None:
-    """Return the tensors that make a value zero when they are zero, or ``None`` where none do."""
+def closing_keys(flow: Flow, value: int) -> list[str] | None:
+    """Return the tensors that make a value zero when they are zero, or ``None`` where none do.
+
+    Args:
+        flow: of a run.
+        value: the number of the value.
+    """
     step = flow.step(value)
     if step is None:
         return None
     name, inputs = step.name.rstrip("_"), step.inputs
     if step.name in LAYOUT or name in _KEEPS_ZERO:
-        return _closing(flow, inputs[0])
+        return closing_keys(flow, inputs[0])
     keys = [flow.parameter(one) for one in inputs]
     if step.name in _NORMS:
         affine = [key for key in keys[1:3] if key is not None]
@@ -133,10 +142,10 @@ def _closing(flow: Flow, value: int) -> list[str] | None:
         return [key for key in keys if key is not None] if weighted else None  # a computed weight stays as it is
     if name == "mul":
         scale = next((key for key in keys if key is not None), None)
-        return [scale] if scale else next(filter(None, (_closing(flow, one) for one in inputs)), None)
+        return [scale] if scale else next(filter(None, (closing_keys(flow, one) for one in inputs)), None)
     if name in _SUMS:
-        return _all([[key] if key else _closing(flow, one) for key, one in zip(keys, inputs, strict=True)])
-    return _all([_closing(flow, one) for one in inputs]) if name in ("cat", "stack") else None
+        return _all([[key] if key else closing_keys(flow, one) for key, one in zip(keys, inputs, strict=True)])
+    return _all([closing_keys(flow, one) for one in inputs]) if name in ("cat", "stack") else None
 
 
 def _all(parts: Sequence[list[str] | None]) -> list[str] | None:

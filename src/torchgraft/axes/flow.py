@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of"]
+__all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of", "grouped_weights"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,3 +98,13 @@ def flow_of(found: Trace) -> Flow:
     """Return a run as a graph."""
     maker = {value: number for number, step in enumerate(found.steps) for value in step.outputs}
     return Flow(found.steps, maker, found.stored)
+
+
+def grouped_weights(flow: Flow) -> dict[str, int]:
+    """Return how many groups a convolution has, where it has more than one, by the key of its weight."""
+    found = {}
+    for step in flow.steps:
+        key = flow.parameter(step.inputs[1]) if step.groups > 1 else None
+        if key is not None:
+            found[key] = step.groups
+    return found

@@ -14,11 +14,14 @@ from torch import nn
 
 from torchgraft.axes.attention import Scores, attention_scales
 from torchgraft.axes.branches import Branch, branches
-from torchgraft.axes.flow import flow_of
+from torchgraft.axes.flow import flow_of, grouped_weights
 from torchgraft.axes.gates import Gate, gates
+from torchgraft.axes.links import Link, links
 from torchgraft.axes.norms import Norm, Reader, norms, readers
 from torchgraft.axes.runs import architecture, traced
+from torchgraft.axes.scales import layer_scales
 from torchgraft.axes.spans import Span, spans_of
+from torchgraft.axes.sums import Sum, sums
 from torchgraft.axes.terms import Atom, Cat, Term, atoms_of, resolve, size_of
 from torchgraft.axes.trace import Trace
 from torchgraft.network import unwrap
@@ -61,12 +64,14 @@ class Group:
 class AxisGroups:
     """What :func:`axis_groups` found.
 
-    ``axes`` tells what every axis of every stored tensor is made of, ``spans`` the same as rows of products of groups;
-    ``unknown`` counts the operators without a rule, whose axes are locked; ``branches`` are the residual branches,
-    those inside others first, ``gates`` products with a sigmoid; ``norms`` those over all units of a group, by the key
-    of their gain, ``shifts`` their biases, and ``normed`` the weights that read what such norms give; ``scales`` tell
-    what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors that no
-    output is computed from.
+    ``axes`` tells what every axis of every stored tensor is made of, ``spans`` the same as rows of products of
+    groups; ``unknown`` counts the operators without a rule, whose axes are locked; ``branches`` are the residual
+    branches, those inside others first, ``sums`` all other sums, ``links`` the layers that mix units, ``gates``
+    products with a sigmoid; ``norms`` those over all units of a group, by the key of their gain, ``shifts`` their
+    biases, and ``normed`` the weights that read what such norms give; ``scales`` tell what attention scores are
+    multiplied by, by the tensors that make the keys; ``layer_scales`` name the vector that multiplies what a layer
+    gives, by the keys of its weight and bias; ``grouped`` counts the groups of convolutions that have more than one,
+    by the key of their weight; ``idle`` are the keys of tensors that no output is computed from.
     """
 
     groups: tuple[Group, ...]
@@ -74,11 +79,15 @@ class AxisGroups:
     spans: Mapping[str, tuple[tuple[Span, ...], ...]]
     unknown: Mapping[str, int]
     branches: tuple[Branch, ...]
+    sums: tuple[Sum, ...]
+    links: tuple[Link, ...]
     gates: tuple[Gate, ...]
     norms: Mapping[str, Norm]
     shifts: frozenset[str]
     normed: Mapping[str, Reader]
     scales: Mapping[str, Scores]
+    layer_scales: Mapping[str, str]
+    grouped: Mapping[str, int]
     idle: frozenset[str]
 
     def free(self) -> tuple[Group, ...]:
@@ -149,17 +158,22 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
     )
     flow = flow_of(found)
     coupling = norms(flow, module)
+    residual = branches(flow)
     return AxisGroups(
         groups,
         axes,
         {key: tuple(map(spans_of, row)) for key, row in axes.items()},
         found.unknown,
-        branches(flow),
+        residual,
+        sums(flow, residual),
+        links(flow, module),
         gates(flow),
         coupling,
         frozenset(norm.shift for norm in coupling.values() if norm.shift is not None),
         readers(flow, coupling),
         attention_scales(flow),
+        layer_scales(flow),
+        grouped_weights(flow),
         found.idle,
     )
 

@@ -40,7 +40,7 @@ class Step:
     """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
 
     A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
-    product has for a factor.
+    product has for a factor, ``groups`` how many groups a convolution has.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Step:
     outputs: tuple[int, ...]
     shape: tuple[int, ...]
     scale: float = 1.0
+    groups: int = 1
 
 
 @dataclass(slots=True)
@@ -155,7 +156,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call = Call(name, tuple(args), kwargs or {}, outputs, self._known)
         read = tuple(map(self._known.number, call.tensors()))
         written = tuple(self._known.number(output, new=True) for output in outputs)
-        self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args)))
+        groups = args[8] if name == "convolution" else 1
+        self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args), groups))
         pointwise = torch.Tag.pointwise in func.tags
         if not self._rules(replace(call, name="pointwise") if pointwise else call):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1

@@ -1,11 +1,14 @@
 """From matched layers to coupled units: what stands in one place in one tensor stands there in all of them.
 
 alignment residual branches matched as a whole
+holding   all layers placed, where all can be
 spans     the axes of a move as rows of products of groups
 election  which group of the source stands for which of the target
+packing   groups of a convolution side by side in larger ones
 norms     how a stream under a layer norm or a root mean square norm grows
 layouts   which units go where, along every axis of every move
 closing   new blocks as identities
+passages  new layers that give on what they read
 gates     new gates that let everything through
 """
 
@@ -24,17 +27,22 @@ from torchgraft.couple.election import elect, spans_of_moves
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
-from torchgraft.records import Fill, Move, Setting, Transfer, UnitMap
+from torchgraft.couple.packing import packed_moves, packings
+from torchgraft.couple.passages import passages
+from torchgraft.records import Fill, Move, Passage, Setting, Transfer, UnitMap
 
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """Transfers whose moves agree on their units, with their maps; tensors of one value; settings; remarks."""
+    """Transfers whose moves agree on their units, with their maps; tensors of one value; settings; new layers that give
+    on what they read; remarks.
+    """
 
     transfers: tuple[Transfer, ...]
     maps: tuple[UnitMap, ...] = ()
     fills: tuple[Fill, ...] = ()
     settings: tuple[Setting, ...] = ()
+    passages: tuple[Passage, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -44,6 +52,7 @@ def couple(
     source: AxisGroups,
     tied: Collection[str] = (),
     *,
+    whole: bool = False,
     trainable: bool = False,
 ) -> Coupled:
     """Make the moves of a plan agree on which units are where, and let new blocks add nothing.
@@ -53,24 +62,35 @@ def couple(
         target: the target's groups.
         source: the source's groups.
         tied: tensors of the target that it holds under further names.
+        whole: every layer of the source has a place of its own.
         trainable: leave new gates to their own initialization.
     """
     ballots = list(spans_of_moves(transfers, target, source))
     elected, known = elect(ballots)
     growth = growths(ballots, target, source, tied)
-    book = MapBook(growth, known)
+    packed, grouped = packings(ballots, target, source)
+    book = MapBook(growth, known, packed, source.layer_scales)
     moves: dict[int, list[Move]] = {}
-    closed, open_ = closings(target.branches, source.branches, transfers)
+    passing = passages(target, source, transfers, elected, book)
+    closed, open_ = closings(target, source, transfers, whole, passing.branches)
     gates = () if trainable else target.gates
     opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
-    fills = dict.fromkeys(closed, 0.0) | opened
+    fills = {key: 0.0 for key in closed if key not in passing.new} | opened
     for ballot in ballots:
-        if ballot.move.target.key not in fills:
-            moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))
+        if ballot.move.target.key not in fills and ballot.move.target.key not in passing.new:
+            laid, packing = lay_out(ballot, elected, book, target), grouped.get(ballot.move.target.key)
+            parts = [laid] if packing is None else packed_moves(laid, packing, book.add, book.maps)
+            moves.setdefault(id(ballot.transfer), []).extend(parts)
     made = tuple(_with(one, moves.get(id(one), ())) for one in transfers)
     notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
+    raised = [one.weight for one in passing.all if one.lifts[1]]
+    if raised:
+        notes.append(
+            f"{raised[0]} and {len(raised) - 1} more give on some values in the linear range of their activation: "
+            "as they are, within 32 deviations of their mean"
+        )
     if growth.settings:
         first = next(iter(growth.settings.values()))
         notes.append(
@@ -78,7 +98,7 @@ def couple(
             f"{first.value:.3g}); a state dict does not keep it"
         )
     filled = tuple(Fill(key, value) for key, value in fills.items())
-    return Coupled(made, tuple(book.maps), filled, tuple(growth.settings.values()), tuple(notes))
+    return Coupled(made, tuple(book.maps), filled, tuple(growth.settings.values()), passing.all, tuple(notes))
 
 
 def _with(transfer: Transfer, moves: Sequence[Move]) -> Transfer:

@@ -13,8 +13,9 @@ import numpy as np
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
-from torchgraft.kinds import family
-from torchgraft.records import Layer, Pair
+from torchgraft.couple.holding import complete, hold_all, layer_look, side_of
+from torchgraft.match.recover import owners
+from torchgraft.records import Element, Layer, Pair
 from torchgraft.score import Scorer
 
 Pairs = Mapping[int, Pair]
@@ -26,23 +27,42 @@ _PLACED = 1000.0  # a branch that finds a place counts more than any score
 
 
 def align(
-    pairs: Pairs, target: Layers, source: Layers, groups: tuple[AxisGroups, AxisGroups], scorer: Scorer
-) -> tuple[Pairs, dict[int, int]]:
+    pairs: Pairs,
+    target: Sequence[Element],
+    source: Sequence[Element],
+    groups: tuple[AxisGroups, AxisGroups],
+    scorer: Scorer,
+) -> tuple[Pairs, dict[int, int], bool]:
     """Match residual branches as a whole, in order, unless the match has done so, or one of the source finds no place.
 
     Layer by layer, a query of a wider target looks like the source's key, and a branch gets a little of several. A
     branch without a place of its own is matched with one that has found its own.
 
-    Returns the pairs, and the target's layer that each layer of a placed branch serves first.
+    Where layers of the source are left over after that, although all of them could be placed, they are.
+
+    Returns the pairs, the target's layer that each layer of a placed branch serves first, and whether every layer of
+    the source has a place.
 
     Args:
         pairs: the match, by number of the target's layer.
-        target: the target's layers.
-        source: the source's layers.
+        target: the target's blocks and layers.
+        source: the source's blocks and layers.
         groups: of target and source.
         scorer: scores layers.
     """
-    sides = [_bodies(one.branches, layers) for one, layers in zip(groups, (target, source), strict=True)]
+    known = [side_of(*one) for one in zip((target, source), groups, strict=True)]
+    sides = [_bodies(one.branches, own.layers) for one, own in zip(groups, known, strict=True)]
+    made, first = _aligned(pairs, sides, known[0].layers, known[1].layers, scorer)
+    if complete(owners(made) | first, known[0], known[1]):
+        return made, first, True
+    held = hold_all(sides, (target, source), known, scorer)
+    return (made, first, False) if held is None else (*held, True)
+
+
+def _aligned(
+    pairs: Pairs, sides: Sequence[Sequence[Body]], target: Layers, source: Layers, scorer: Scorer
+) -> tuple[Pairs, dict[int, int]]:
+    """Match the branches as a whole; return the pairs, and which layers the placed ones serve first."""
     if not sides[1]:
         return pairs, {}
     kept = _kept(pairs, *sides)
@@ -150,7 +170,8 @@ def _gaps(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: La
         ts, ss = ([n for n in range(start[i], stop[i]) if n not in inside[i]] for i in (0, 1))
         if 0 < len(ss) <= len(ts):
             sorts = [
-                [(n, layers[n], _sort(layers[n])) for n in numbers] for numbers, layers in ((ts, target), (ss, source))
+                [(n, layers[n], layer_look(layers[n])) for n in numbers]
+                for numbers, layers in ((ts, target), (ss, source))
             ]
             fits = (
                 (t, s)
@@ -174,10 +195,6 @@ def _held(gap: _Gap, scores: Mapping[tuple[int, int], float]) -> list[Pair]:
     return [Pair(t, s, scores[t, s]) for t, s in chosen]
 
 
-def _sort(layer: Layer) -> tuple[str, int]:
-    return family(layer.kind), len(layer.shape or ())
-
-
 def _bodies(branches: Sequence[Branch], layers: Layers) -> list[Body]:
     """Return the outermost branches as layers in the order of the run."""
     homes: dict[str, list[int]] = {}  # of a tensor that is held in parts, several
@@ -185,10 +202,12 @@ def _bodies(branches: Sequence[Branch], layers: Layers) -> list[Body]:
         for spec in layer.tensors:
             homes.setdefault(spec.key, []).append(number)
     found = []
+    chains: dict[int, int] = {}  # counted anew: those inside other branches do not count
     for branch in outermost(branches):
         unique = dict.fromkeys((n, key in branch.aside) for key in branch.keys for n in homes.get(key, ()))
-        look = tuple((family(layers[n].kind), len(layers[n].shape or ()), aside) for n, aside in unique)
-        found.append((tuple(n for n, _ in unique), (branch.chain, *look)))
+        look = tuple((*layer_look(layers[n]), aside) for n, aside in unique)
+        chain = chains.setdefault(branch.chain, len(chains))
+        found.append((tuple(n for n, _ in unique), (chain, *look)))
     return found
 
 

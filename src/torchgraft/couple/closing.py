@@ -6,26 +6,45 @@ __all__ = ["closings"]
 
 from collections.abc import Mapping, Sequence
 
+from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
 from torchgraft.records import Transfer
 
 
 def closings(
-    target: Sequence[Branch], source: Sequence[Branch], transfers: Sequence[Transfer]
+    target: AxisGroups, source: AxisGroups, transfers: Sequence[Transfer], whole: bool, through: Sequence[Branch] = ()
 ) -> tuple[tuple[str, ...], tuple[Branch, ...]]:
     """Return the tensors to set to zero, and the new branches that none can close.
 
     A branch is new where no layer of the source serves it for the first time. New ones are closed where every branch of
-    the source has a place: what they would add is not in the source. Inside a new branch nothing else is closed, or no
-    gradient would come through.
+    the source has a place, or where it has none and all of its layers stand outside of branches: what they would add is
+    not in the source. Inside a new branch nothing else is closed, or no gradient would come through. Where all layers
+    of the source have a place, so is the new one of two summands.
+
+    Args:
+        target: the target's groups.
+        source: the source's groups.
+        transfers: matched layers and their moves.
+        whole: every layer of the source has a place.
+        through: branches of the source whose sum goes through the layers that they stand in.
     """
     moves = [move for one in transfers if not one.reused for move in one.moves if not move.target.buffer]
-    if not _hold(source, {move.source.key: move.target.key for move in moves}, target):
-        return (), ()
     served = {move.target.key for move in moves}
-    new = [branch for branch in target if served.isdisjoint(branch.keys)]
+    residual = [branch for branch in source.branches if branch not in through]
+    if residual:
+        held = _hold(residual, {move.source.key: move.target.key for move in moves}, target.branches)
+    else:
+        held = whole and all(served.isdisjoint(branch.keys) for branch in target.branches)
+    if not held:
+        return (), ()
+    new = [branch for branch in target.branches if served.isdisjoint(branch.keys)]
     outer = outermost(new)
     keys = dict.fromkeys(key for branch in outer for key in branch.closing)
+    inside = {key for branch in outer for key in branch.keys}
+    for pair in target.sums if whole else ():
+        fresh = [one for one in pair if served.isdisjoint(one)]
+        if len(fresh) == 1 and inside.isdisjoint(fresh[0]):
+            keys |= dict.fromkeys(fresh[0])
     return tuple(keys), tuple(branch for branch in outer if not branch.closing)
 
 
@@ -39,4 +58,4 @@ def _hold(source: Sequence[Branch], place: Mapping[str, str], target: Sequence[B
         found = [homes.get(place[key], set()) for key in branch.keys if key in place]
         if not found or not set.intersection(*found):
             return False
-    return bool(source)
+    return True

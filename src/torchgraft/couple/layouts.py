@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["MapBook", "lay_out"]
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -12,6 +12,7 @@ from torchgraft.axes import AxisGroups
 from torchgraft.axes.spans import Leaf, Span, locked, size_of_leaf
 from torchgraft.couple.election import Ballot, Elected
 from torchgraft.couple.norms import Growth
+from torchgraft.couple.packing import Packing, stretches_of
 from torchgraft.couple.spans import Spans
 from torchgraft.kinds import DIMENSIONAL, input_axis
 from torchgraft.records import Move, Stretch, UnitMap
@@ -35,15 +36,33 @@ _PREPARED = {
 class MapBook:
     """The maps of a plan, one for each pair of groups, by number.
 
-    ``growth`` has rules for some of them; ``known`` are pairs of single groups that stand for each other.
+    ``growth`` has rules for some of them; ``known`` are pairs of single groups that stand for each other, ``packed``
+    the groups of convolutions that stand side by side in larger ones; ``scales`` are the source's layer scales.
     """
 
     growth: Growth
     known: Collection[tuple[Leaf, Leaf]]
+    packed: Mapping[tuple[Leaf, Leaf], Packing] = field(default_factory=dict)
+    scales: Mapping[str, str] = field(default_factory=dict)
     maps: list[UnitMap] = field(default_factory=list)
     numbers: dict[tuple[Leaf, Leaf], int] = field(default_factory=dict)
     paired: dict[tuple[Leaf, Leaf], list[tuple[Leaf, Leaf]]] = field(default_factory=dict)  # what was asked before
     single: dict[tuple[Leaf, Leaf], tuple[int, ...]] = field(default_factory=dict)
+    added: dict[UnitMap, int] = field(default_factory=dict)
+
+    def add(self, units: UnitMap) -> int:
+        """Keep a map that belongs to no pair of groups; return its number."""
+        if units not in self.added:
+            self.added[units] = len(self.maps)
+            self.maps.append(units)
+        return self.added[units]
+
+    def stretches(self, into: int, out_of: int, target: Leaf, source: Leaf) -> list[Stretch]:
+        """Return the places of units along an axis, given where they start in target and source."""
+        packing = self.packed.get((target, source))
+        if packing is not None:
+            return stretches_of(into, out_of, packing, self.add)
+        return [Stretch(into, out_of, self.of(target, source))]
 
     def pairs(self, target: Leaf, source: Leaf) -> list[tuple[Leaf, Leaf]]:
         """Return the pairs of groups that two products are laid out by, the two themselves where they are no such."""
@@ -70,7 +89,7 @@ class MapBook:
     def _one(self, target: Leaf, source: Leaf) -> int:
         if (target, source) not in self.numbers:
             self.numbers[target, source] = len(self.maps)
-            how = self.growth.rules.get(target) or ("centre" if len(target) == len(source) == 1 else "start")
+            how = self.growth.rule(target, source) or ("centre" if len(target) == len(source) == 1 else "start")
             self.maps.append(UnitMap(size_of_leaf(target), size_of_leaf(source), how))
         return self.numbers[target, source]
 
@@ -116,7 +135,8 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     counts = [_determined(move, row, axis, book.maps) for axis, row in enumerate(layout)]
     if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, layout, counts, book.maps):
         return move
-    return Move(move.target, move.source, "embed", prod(counts), move.prepare, move.lead, layout, pads, factor)
+    scale = book.scales.get(move.source.key, "") if "mean" in pads and move.target.key in target.layer_scales else ""
+    return Move(move.target, move.source, "embed", prod(counts), move.prepare, move.lead, layout, pads, factor, scale)
 
 
 def _determined(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMap]) -> int:
@@ -171,11 +191,11 @@ def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBo
     key = ballot.move.target.key
     if key in book.growth.keys and axis == 0 and _makes_keys(ballot):
         return "zero"
-    if row is None or len(row[0]) != 1 or row[0][0].leaf not in book.growth.rules:
+    rule = None if row is None or len(row[0]) != 1 else book.growth.rule(row[0][0].leaf, row[1][0].leaf)
+    if row is None or rule is None:
         return ""
-    leaf = row[0][0].leaf
     reads = axis == input_axis(ballot.transfer.kind, ballot.move.target.role) and ballot.transfer.kind != "embedding"
-    if book.growth.rules[leaf] == "tile":
+    if rule == "tile":
         return "shared" if reads else ""
     if reads:
         return "fresh" if key in target.normed else ""
@@ -183,7 +203,7 @@ def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBo
         return ""
     if key in target.shifts:
         return "zero"
-    return book.growth.pads[leaf]
+    return "one" if key in target.layer_scales.values() else book.growth.pads.get(row[0][0].leaf, "")
 
 
 def _makes_keys(ballot: Ballot) -> bool:
@@ -206,6 +226,9 @@ def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected,
         or (move.prepare and _is_prepared(ballot, axis))
     ):
         return ()
+    pair = targets[0].leaf, sources[0].leaf
+    if len(targets) == len(sources) == 1 and pair in book.packed:
+        return tuple(book.stretches(targets[0].start, sources[0].start, *pair))
     if len(targets) == len(sources) == 1:
         numbers = book.alone(targets[0].leaf, sources[0].leaf)
         return (Stretch(targets[0].start, sources[0].start, numbers),) if numbers else ()
@@ -216,7 +239,7 @@ def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected,
     for span in targets:
         want = elected.get(span.leaf)
         if want is not None and left.get(want):
-            found.append(Stretch(span.start, left[want].pop().start, book.of(span.leaf, want)))
+            found += book.stretches(span.start, left[want].pop().start, span.leaf, want)
     if covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):
         return ()  # the two are put together in other ways: place is all they have in common
     return tuple(found)

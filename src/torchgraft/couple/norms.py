@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.attention import Scores
 from torchgraft.axes.norms import Norm
-from torchgraft.axes.spans import Leaf, locked
+from torchgraft.axes.spans import Leaf, locked, size_of_leaf
 from torchgraft.couple.election import Ballot
 from torchgraft.records import Move, Setting
 
@@ -36,6 +36,14 @@ class Growth:
     factors: dict[str, float] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     settings: dict[str, Setting] = field(default_factory=dict)
+
+    def rule(self, target: Leaf, source: Leaf) -> str | None:
+        """Return how units of the target stand for some of the source; copies only where their numbers divide.
+
+        A layer may be filled from one that reads other units: one that adds nothing yet, from its neighbour.
+        """
+        found = self.rules.get(target)
+        return "start" if found == "tile" and size_of_leaf(target) % size_of_leaf(source) else found
 
     def scale(self, key: str, factor: float) -> None:
         """Multiply a tensor by one more factor."""

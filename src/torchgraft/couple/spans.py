@@ -22,6 +22,8 @@ def axis_spans(spec: TensorSpec, groups: AxisGroups) -> tuple[Spans | None, ...]
         groups: of its network.
     """
     known = groups.spans.get(spec.key)
+    if known is not None and len(known) > len(spec.shape) and not any(row[0].leaf for row in known[len(spec.shape) :]):
+        known = known[: len(spec.shape)]  # a convolution of size one, seen as the matrix that it is
     if known is None or len(known) != len(spec.shape):
         return None
     if spec.part is None and not spec.transpose:

@@ -18,6 +18,7 @@ from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.initialise import materialize
 from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, part_of, place_units, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
+from torchgraft.transfer.passages import pass_on
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
 from torchgraft.transfer.rules import check_labels
 
@@ -99,6 +100,8 @@ def apply_plan(
             work.tell(transfer)
         for fill in plan.fills:
             tensors[fill.key].fill_(fill.value)
+        for passage in plan.passages:
+            pass_on(passage, tensors)
     for setting in plan.settings:
         setattr(target.get_submodule(setting.path), setting.attribute, setting.value)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)
@@ -210,7 +213,8 @@ def _operate(transfer: Transfer, work: _Work) -> None:
         for name in move.prepare:
             value = PREPARATIONS[name](value, view, move, work.plan.labels)
         if move.layout:
-            place_units(view, value, transfer.kind, move, work.plan.maps)
+            scale = work.values(move.scale).flatten() if move.scale else None
+            place_units(view, value, transfer.kind, move, work.plan.maps, scale)
             continue
         into[move.target.role], out_of[move.target.role] = view, value
         moves.append(move)

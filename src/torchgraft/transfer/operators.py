@@ -23,7 +23,7 @@ __all__ = [
     "seen",
 ]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Protocol
 
@@ -142,10 +142,13 @@ def place(target: Tensor, source: Tensor, windows: Windows) -> None:
     seen(target, windows.into).copy_(seen(source, windows.out_of))
 
 
-def place_units(target: Tensor, source: Tensor, kind: str, move: Move, maps: Sequence[UnitMap]) -> None:
+def place_units(
+    target: Tensor, source: Tensor, kind: str, move: Move, maps: Sequence[UnitMap], scale: Tensor | None = None
+) -> None:
     """Write the units that a move's layout pairs, then what its pads ask for.
 
-    The outputs that come from the source are silent but for what the source gives them, as in :func:`embed`.
+    The outputs that come from the source are silent but for what the source gives them, as in :func:`embed`. ``scale``
+    is the source's layer scale that multiplies the outputs, by which a mean over them is weighed.
     """
     into, values = paired_units(target, source, move, maps)
     outputs = outputs_of(kind, move.target.role)
@@ -155,7 +158,7 @@ def place_units(target: Tensor, source: Tensor, kind: str, move: Move, maps: Seq
     target[torch.meshgrid(*into, indexing="ij")] = values.to(target) * move.factor
     for axis, name in enumerate(move.pads):
         if name:
-            PADS[name](target, axis, into[axis], move.source.shape[axis])
+            PADS[name](target, axis, into[axis], move.source.shape[axis], scale)
 
 
 def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]) -> tuple[list[Tensor], Tensor]:
@@ -168,21 +171,27 @@ def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[Unit
     return into, source
 
 
-def _mean(target: Tensor, axis: int, into: Tensor, units: int) -> None:
-    rest = _rest(target, axis, into)
-    mean = target.index_select(axis, into).mean(axis, keepdim=True)
+def _mean(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+    rest, known = _rest(target, axis, into), target.index_select(axis, into)
+    if scale is not None:
+        known = known * scale.to(known).view(*(-1 if a == axis else 1 for a in range(target.ndim)))
+    mean = known.mean(axis, keepdim=True)
     target.index_copy_(axis, rest, mean.expand(*(len(rest) if a == axis else n for a, n in enumerate(target.shape))))
 
 
-def _zero(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+def _zero(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
     target.index_fill_(axis, _rest(target, axis, into), 0)
 
 
-def _fresh(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+def _one(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+    target.index_fill_(axis, _rest(target, axis, into), 1)
+
+
+def _fresh(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
     """Nothing reaches these inputs, so they are left to learn."""
 
 
-def _shared(target: Tensor, axis: int, into: Tensor, units: int) -> None:
+def _shared(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
     """Copy number ``c`` of ``n`` counts ``2 c / (n (n + 1))``: in all one, and no two alike, so that they part."""
     copies = target.shape[axis] // units
     counts = torch.arange(1, copies + 1, dtype=target.dtype, device=target.device) * (2 / (copies * (copies + 1)))
@@ -195,11 +204,20 @@ def _rest(target: Tensor, axis: int, into: Tensor) -> Tensor:
     return left.nonzero().flatten()
 
 
-#: What becomes of the units of an axis beyond those of the source, by name; called with the target, the axis, the
-#: places that the source determines, and how many units the source has.
-PADS: Mapping[str, Callable[[Tensor, int, Tensor, int], None]] = {
+class Pad(Protocol):
+    """Fills the units of an axis beyond those that the source determines.
+
+    ``into`` are the places that it determines, ``units`` counts the source's, ``scale`` weighs them.
+    """
+
+    def __call__(self, target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None: ...
+
+
+#: What becomes of the units of an axis beyond those of the source, by name.
+PADS: Mapping[str, Pad] = {
     "mean": _mean,
     "zero": _zero,
+    "one": _one,
     "fresh": _fresh,
     "shared": _shared,
 }

@@ -142,17 +142,18 @@ def make_plan(
     target_layers, source_layers = _flat(target_elements), _flat(source_elements)
     pairs: Mapping[int, Pair] = {pair.target: pair for pair in match.pairs}
     placed: dict[int, int] = {}
+    whole = False
     found = None
     if groups is not None and method.coupled and method.operator == "embed":
         found = None if _equal(pairs, target_layers, source_layers) else groups()
     if found is not None and not isinstance(found, str) and pins == NO_PINS:
-        pairs, placed = align(pairs, target_layers, source_layers, found, method.score)
+        pairs, placed, whole = align(pairs, target_elements, source_elements, found, method.score)
     mapped = tuple(sorted((labels or {}).items()))
     context = _context(method.operator_name(), target_layers, source_layers, mapped)
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(mapped, transfers, context)
-    coupled = _coupled(transfers, target, found, trainable)
+    coupled = _coupled(transfers, target, found, whole, trainable)
     return Plan(
         tensors=tuple(_tensor_plans(target, coupled, pins)),
         method=name,
@@ -166,6 +167,7 @@ def make_plan(
         maps=coupled.maps,
         settings=coupled.settings,
         fills=coupled.fills,
+        passages=coupled.passages,
     )
 
 
@@ -192,14 +194,18 @@ def _transfers(
 
 
 def _coupled(
-    transfers: Sequence[Transfer], target: Network, groups: tuple[AxisGroups, AxisGroups] | str | None, trainable: bool
+    transfers: Sequence[Transfer],
+    target: Network,
+    groups: tuple[AxisGroups, AxisGroups] | str | None,
+    whole: bool,
+    trainable: bool,
 ) -> Coupled:
     """Couple the units of all moves, where the axis groups are known."""
     if groups is None:
         return Coupled(tuple(transfers))
     if isinstance(groups, str):
         return Coupled(tuple(transfers), notes=(f"every tensor is cut for itself: {groups}",))
-    return couple(transfers, *groups, tied=set(target.tied.values()), trainable=trainable)
+    return couple(transfers, *groups, tied=set(target.tied.values()), whole=whole, trainable=trainable)
 
 
 def _flat(elements: Sequence[Element]) -> list[Layer]:
@@ -254,6 +260,7 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
     """One entry for every tensor of the target's state dict, in its order."""
     served: dict[str, list[tuple[Transfer, Move]]] = {}
     filled = {fill.key: fill.value for fill in coupled.fills}
+    passing = {key: len(one.rows) for one in coupled.passages if not one.added and not one.gate for key in one.keys}
     for transfer in coupled.transfers:
         for move in transfer.moves:
             for key in _stored_keys(target, move.target.key):
@@ -266,6 +273,10 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
         elif key in filled:
             reason = f"{filled[key]:g}, to keep the function"
             plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", spec.size, reason=reason)
+        elif key in passing and key not in served:
+            elements = spec.size * passing[key] // max(1, spec.shape[0])
+            reason = "gives on what it reads, to keep the function"
+            plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", elements, reason=reason)
         else:
             moves = served.get(key, [])
             status = _status(key, spec.size, moves)

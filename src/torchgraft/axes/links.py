@@ -1,0 +1,169 @@
+"""Layers in a row: what stands between a layer that mixes units and the one before it, and behind it."""
+
+from __future__ import annotations
+
+__all__ = ["Link", "links"]
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import log2
+
+from torch import nn
+
+from torchgraft.axes.flow import LAYOUT, Flow
+
+# Where the value, the weight and the bias of a product stand.
+_PRODUCTS = {"convolution": (0, 1, 2), "addmm": (1, 2, 0), "mm": (0, 1, -1)}
+_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
+_ACTIVATIONS = frozenset((
+    *("relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "tanh", "sigmoid", "hardsigmoid", "mish", "elu"),
+    *("softplus", "clamp", "clamp_min", "softmax", "_prelu_kernel", "celu", "selu"),
+))  # fmt: skip
+_POOLS = frozenset((
+    *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "avg_pool1d"),
+    *("max_pool3d_with_indices", "avg_pool3d", "_adaptive_avg_pool3d"),
+))  # fmt: skip
+_GATES = frozenset(("sigmoid", "hardsigmoid"))
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A batch norm by the keys of its gain, shift, mean and variance, and its epsilon."""
+
+    keys: tuple[str, str, str, str]
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A layer that mixes units: the keys of its weight and bias, and what stands around it.
+
+    ``norm`` is the batch norm behind it, ``after`` the activation behind both, ``before`` the last one that its input
+    went through (empty where there is none); ``level`` tells that its output has as many places as its input,
+    ``halved`` how often they are half as many as at most in the run. ``follows`` is the weight of the layer before
+    it, if nothing but its batch norm, its activation and a product with a gate stand between them; ``gate`` is the
+    weight of the last layer of that gate. ``history`` says what its input is made of, as far as batch norms tell:
+    their gain and shift, ``relu`` and ``+`` behind what they apply to.
+    """
+
+    weight: str
+    bias: str
+    norm: Norm | None
+    before: str
+    after: str
+    level: bool
+    halved: int
+    follows: str
+    gate: str
+    history: tuple[tuple[str, ...], ...]
+
+
+def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
+    """Return the layers of a run that mix units, in its order.
+
+    Args:
+        flow: of a run of ``module``.
+        module: holds the settings of the norms.
+    """
+    read: dict[int, list[int]] = defaultdict(list)
+    for number, step in enumerate(flow.steps):
+        for value in step.inputs:
+            read[value].append(number)
+    found: dict[str, Link] = {}
+    again: set[str] = set()
+    widest = max((step.shape[-1] for step in flow.steps if step.name == "convolution"), default=1)
+    for step in flow.steps:
+        if step.name not in _PRODUCTS:
+            continue
+        place, weight, bias = _PRODUCTS[step.name]
+        keys = [flow.parameter(step.inputs[at]) if 0 <= at < len(step.inputs) else None for at in (weight, bias)]
+        if keys[0] is None or (bias >= 0 and len(step.inputs) > 2 and keys[1] is None):
+            continue
+        again |= {keys[0]} & found.keys()
+        norm, after = _behind(flow, module, step.outputs[0], read)
+        value = step.inputs[place]
+        follows, gate = _follows(flow, value)
+        made = flow.step(value)
+        shape = made.shape if made is not None and made.outputs[0] == value else None
+        level = shape is not None and (step.name != "convolution" or shape[2:] == step.shape[2:])
+        history = () if norm is None else _history(flow, value)
+        before = _activation(flow, value)
+        halved = round(log2(widest / max(1, step.shape[-1]))) if step.name == "convolution" else 0
+        found[keys[0]] = Link(keys[0], keys[1] or "", norm, before, after, level, halved, follows, gate, history)
+    return tuple(link for key, link in found.items() if key not in again)
+
+
+def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]]) -> tuple[Norm | None, str]:
+    """Return the batch norm and the activation that alone read a value."""
+    norm = None
+    while len(read[value]) == 1:
+        step = flow.steps[read[value][0]]
+        if step.name in _NORMS and norm is None:
+            keys = [flow.parameter(one) for one in step.inputs[1:5]]
+            owner = module.get_submodule((keys[0] or "").rpartition(".")[0])
+            epsilon = getattr(owner, "eps", None)
+            if len(keys) < 4 or None in keys or not isinstance(epsilon, float):
+                return None, "?"
+            norm = Norm((str(keys[0]), str(keys[1]), str(keys[2]), str(keys[3])), epsilon)
+        elif step.name.rstrip("_") in _ACTIVATIONS:
+            return norm, step.name.rstrip("_")
+        elif step.name not in LAYOUT:
+            return norm, ""
+        value = step.outputs[0]
+    return norm, ""
+
+
+def _activation(flow: Flow, value: int) -> str:
+    """Return the last activation that a value, or every part of it, went through, if only pooling came after it."""
+    while (step := flow.step(flow.plain(value))) is not None and step.name in _POOLS:
+        value = step.inputs[0]
+    if step is not None and step.name == "cat":
+        parts = {_activation(flow, one) for one in step.inputs}
+        return parts.pop() if len(parts) == 1 else ""
+    name = "" if step is None else step.name.rstrip("_")
+    return name if name in _ACTIVATIONS else ""
+
+
+def _follows(flow: Flow, value: int) -> tuple[str, str]:
+    """Return the weight of the layer that a value comes from, and of the gate that multiplies it."""
+    value, gate = flow.plain(value), ""
+    step = flow.step(value)
+    if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
+        for one, other in (step.inputs, step.inputs[::-1]):
+            made = flow.step(flow.plain(one))
+            if made is not None and made.name.rstrip("_") in _GATES and not gate:
+                gate, value = _weight(flow, flow.plain(made.inputs[0])), flow.plain(other)
+        step = flow.step(value)
+        if not gate:
+            return "", ""
+    for names in (_ACTIVATIONS, _NORMS):
+        if step is not None and step.name.rstrip("_") in names:
+            value = flow.plain(step.inputs[0])
+            step = flow.step(value)
+    return _weight(flow, value), gate
+
+
+def _weight(flow: Flow, value: int) -> str:
+    """Return the key of the weight whose product a value is."""
+    step = flow.step(value)
+    if step is None or step.name not in _PRODUCTS:
+        return ""
+    return flow.parameter(step.inputs[_PRODUCTS[step.name][1]]) or ""
+
+
+def _history(flow: Flow, value: int) -> tuple[tuple[str, ...], ...]:
+    """Return what a value is made of, operands first; empty where something else than batch norms takes part."""
+    step = flow.step(flow.plain(value))
+    if step is None:
+        return ()
+    name = step.name.rstrip("_")
+    if step.name in _NORMS:
+        gain, shift = (flow.parameter(one) for one in step.inputs[1:3])
+        return () if gain is None or shift is None else ((gain, shift),)
+    if name in ("relu", "hardtanh") or step.name in _POOLS:
+        inner = _history(flow, step.inputs[0])
+        return (*inner, ("relu",)) if inner and step.name not in _POOLS else inner
+    if name == "add" and len(step.inputs) == 2:
+        parts = [_history(flow, one) for one in step.inputs]
+        return (*parts[0], *parts[1], ("+",)) if all(parts) else ()
+    return ()

@@ -1,0 +1,33 @@
+"""Sums of values that were computed apart (two paths from one layer, two resolutions), and what makes either zero."""
+
+from __future__ import annotations
+
+__all__ = ["sums"]
+
+from torchgraft.axes.branches import Branch, closing_keys
+from torchgraft.axes.flow import Flow
+
+#: The tensors that make either summand zero when they are zero.
+Sum = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
+    """Return the sums of a run that are no residual branches, in its order.
+
+    Args:
+        flow: of a run.
+        found: its residual branches.
+    """
+    closed = {branch.closing for branch in found}
+    made: dict[Sum, None] = {}
+    for step in flow.steps:
+        if step.name.rstrip("_") != "add" or len(step.inputs) != 2:
+            continue
+        if any(value in flow.stored for value in step.inputs):
+            continue
+        early, late = sorted(step.inputs, key=lambda value: flow.maker.get(value, -1))
+        keys = tuple(dict.fromkeys(closing_keys(flow, late) or ()))
+        if keys and keys not in closed:
+            others = tuple(dict.fromkeys(closing_keys(flow, early) or ()))
+            made |= {(others, keys): None} if others else {}
+    return tuple(made)

@@ -1,0 +1,216 @@
+"""Where every layer of the source finds a place in a target that is nowhere smaller: all of them, in order.
+
+A score compares sizes as they are, so that a stage of a wider network looks like a later stage of the source, and what
+is left over at the end has no place. If all layers can be placed, that is what the target is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Side", "complete", "hold_all", "layer_look", "side_of"]
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchgraft.axes import AxisGroups
+from torchgraft.kinds import DIMENSIONAL, family
+from torchgraft.records import Element, Layer, Pair
+from torchgraft.score import Scorer
+
+Layers = Sequence[Layer]
+Floats = NDArray[np.float64]
+Numbers = tuple[int, ...]
+#: Layers that are placed together, and what they are.
+Unit = tuple[Numbers, tuple[object, ...]]
+
+_BESIDE = 0.05  # what it is worth that neighbours stay neighbours, beside a score of at most one
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The layers of a network, and what more is known of them than their shapes.
+
+    ``free`` is the axis of inputs and of classes of the layers that have them, of which any number may meet any other;
+    ``halved`` how often the places of a convolution's output were halved before, by number of the layer; ``norms`` are
+    the batch norms behind layers.
+    """
+
+    layers: Layers
+    free: Mapping[int, int]
+    halved: Mapping[int, int]
+    norms: Mapping[int, int]
+
+    def singles(self) -> list[Element]:
+        """Return every layer for itself, with its norm where that stands behind it."""
+        starts = [number for number in range(len(self.layers)) if self.norms.get(number - 1) != number]
+        return [
+            Element(tuple(self.layers[start:stop]), False)
+            for start, stop in zip(starts, [*starts[1:], len(self.layers)], strict=True)
+        ]
+
+
+def side_of(elements: Sequence[Element], groups: AxisGroups) -> Side:
+    """Return the layers of a standardized network, and what its run tells of them."""
+    layers = [layer for element in elements for layer in element.layers]
+    mixing = [number for number, layer in enumerate(layers) if layer.kind in DIMENSIONAL]
+    home = {spec.key: number for number, layer in enumerate(layers) for spec in layer.tensors}
+    halved = {home[link.weight]: link.halved for link in groups.links if link.weight in home}
+    norms = {
+        home[link.weight]: home[link.norm.keys[0]]
+        for link in groups.links
+        if link.norm is not None and link.weight in home and link.norm.keys[0] in home
+    }
+    return Side(layers, {mixing[0]: 1, mixing[-1]: 0} if len(mixing) > 1 else {}, halved, norms)
+
+
+def complete(owner: Mapping[int, int], target: Side, source: Side) -> bool:
+    """Tell whether every layer of the source has a place of its own that holds it.
+
+    Args:
+        owner: the target's layer that each layer of the source serves first.
+        target: the target's layers.
+        source: the source's layers.
+    """
+    held = all(
+        layer.kind.startswith("buffer") or (number in owner and _holds(owner[number], number, target, source))
+        for number, layer in enumerate(source.layers)
+    )
+    return held and all(owner[norm] == target.norms.get(owner[number]) for number, norm in source.norms.items())
+
+
+def hold_all(
+    branches: Sequence[Sequence[Unit]], elements: Sequence[Sequence[Element]], sides: Sequence[Side], scorer: Scorer
+) -> tuple[dict[int, Pair], dict[int, int]] | None:
+    """Place all residual branches, blocks and single layers of the source in order, or return ``None``.
+
+    Layers that are left over take what the nearest placed ones of their sort take. Returns the pairs by number of the
+    target's layer, and the target's layer that each layer of the source serves first.
+
+    Args:
+        branches: the outermost branches of target and source.
+        elements: the standardized networks.
+        sides: their layers.
+        scorer: scores layers.
+    """
+    single = [side.singles() for side in sides]
+    for kept, parts in ((branches, elements), (branches, single), (((), ()), elements), (((), ()), single)):
+        units = [_units(*side) for side in zip(kept, parts, strict=True)]
+        looks = [Counter(look for _, look in side) for side in units]
+        places = None if looks[1] - looks[0] else _in_order(_gains(units, sides, scorer), _BESIDE)
+        if places is not None:
+            return _served(places, units, sides, scorer)
+    return None
+
+
+def _served(
+    places: Mapping[int, int], units: Sequence[Sequence[Unit]], sides: Sequence[Side], scorer: Scorer
+) -> tuple[dict[int, Pair], dict[int, int]]:
+    """Pair the layers of placed units, and those of the others with what the nearest placed one of their sort takes."""
+    pairs: dict[int, Pair] = {}
+    first: dict[int, int] = {}
+    for number, (numbers, look) in enumerate(units[0]):
+        alike = [one for one in places if units[0][one][1] == look]
+        if alike:
+            nearest = min(alike, key=lambda one: (abs(one - number), one))
+            others = units[1][places[nearest]][0]
+            scores = scorer([sides[0].layers[t] for t in numbers], [sides[1].layers[s] for s in others])
+            for place, (t, s) in enumerate(zip(numbers, others, strict=True)):
+                if scores[place, place] > 0:
+                    pairs[t] = Pair(t, s, float(scores[place, place]))
+                    first |= {s: t} if number in places else {}
+    return pairs, first
+
+
+def layer_look(layer: Layer) -> tuple[str, int]:
+    """Return what a layer is: its family and the rank of its weight; a convolution of size one is a linear layer."""
+    shape = layer.shape or ()
+    if layer.kind in DIMENSIONAL and len(shape) > 2 and prod(shape[2:]) == 1 and not layer.kind.startswith("convt"):
+        return "linear", 2
+    return family(layer.kind), len(shape)
+
+
+def _units(branches: Sequence[Unit], elements: Sequence[Element]) -> list[Unit]:
+    """Return branches, and the other layers block by block, in the order of their first layers."""
+    inside = {number for numbers, _ in branches for number in numbers}
+    units: list[Unit] = [(numbers, look[1:]) for numbers, look in branches]  # the layers between tell chains apart
+    first = 0
+    for element in elements:
+        block = range(first, first + len(element.layers))
+        first = block.stop
+        left = [n for n in block if n not in inside and not element.layers[n - block.start].kind.startswith("buffer")]
+        if left:
+            units.append((tuple(left), tuple(layer_look(element.layers[n - block.start]) for n in left)))
+    return sorted(units, key=lambda unit: min(unit[0]))
+
+
+def _gains(units: Sequence[Sequence[Unit]], sides: Sequence[Side], scorer: Scorer) -> Floats:
+    """Return what it is worth to place each unit of the source in each of the target."""
+    n, m = len(units[0]), len(units[1])
+    gain = np.full((n, m), -np.inf)
+    alike: dict[object, list[int]] = defaultdict(list)
+    for i, (_, look) in enumerate(units[0]):
+        alike[look].append(i)
+    marks = [
+        [[_mark(number, side) for number in numbers] for numbers, _ in own]
+        for own, side in zip(units, sides, strict=True)
+    ]
+    known: dict[object, float] = {}
+    for j, (ss, look) in enumerate(units[1]):
+        for i in alike[look]:
+            key = tuple(marks[0][i]), tuple(marks[1][j])
+            if key not in known:
+                known[key] = _worth(units[0][i][0], ss, sides, scorer)
+            gain[i, j] = known[key] - abs(i / n - j / m) / 1000
+    return gain
+
+
+def _mark(number: int, side: Side) -> tuple[object, ...]:
+    """Return all that decides whether a layer holds another one, and how well."""
+    return side.layers[number].look, side.free.get(number), side.halved.get(number)
+
+
+def _worth(ts: Numbers, ss: Numbers, sides: Sequence[Side], scorer: Scorer) -> float:
+    if not all(_holds(t, s, *sides) for t, s in zip(ts, ss, strict=True)):
+        return -np.inf
+    table = scorer([sides[0].layers[t] for t in ts], [sides[1].layers[s] for s in ss])
+    return float(np.diagonal(table).mean())
+
+
+def _holds(t: int, s: int, target: Side, source: Side) -> bool:
+    """Tell whether a layer is nowhere smaller than another one, and moves over its input alike."""
+    large, small = target.layers[t], source.layers[s]
+    if large.stride and small.stride and large.stride != small.stride:
+        return False
+    if target.halved.get(t, 0) != source.halved.get(s, 0):
+        return False
+    axis = target.free.get(t, -1) if target.free.get(t, -1) == source.free.get(s, -2) else -1
+    sizes = zip(large.shape or (), small.shape or (), strict=False)
+    return all(a >= b for place, (a, b) in enumerate(sizes) if place != axis)
+
+
+def _in_order(gain: Floats, beside: float) -> dict[int, int] | None:
+    """Choose pairs in order that gain most, every column with some row, ``None`` where there are no such pairs.
+
+    ``beside`` is what it is worth that two neighbours are neighbours again.
+    """
+    n, m = gain.shape
+    best = np.full((n + 1, m + 1), -np.inf)  # of the first rows and columns
+    last = best.copy()  # the same, where the last column stands in the last row
+    best[:, 0] = 0
+    for i in range(n):
+        last[i + 1, 1:] = gain[i] + np.maximum(best[i, :-1], last[i, :-1] + beside)
+        best[i + 1, 1:] = np.maximum(best[i, 1:], last[i + 1, 1:])
+    if not np.isfinite(best[n, m]):
+        return None
+    places, i, joined = {}, n, False
+    for j in range(m, 0, -1):
+        while not joined and best[i, j] == best[i - 1, j]:
+            i -= 1
+        places[i - 1] = j - 1
+        joined = bool(last[i - 1, j - 1] + beside > best[i - 1, j - 1])
+        i -= 1
+    return places

@@ -1,0 +1,210 @@
+"""Exact growth of what needs a rule of its own: groups of other widths, layer scales, identities between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchgraft as tg
+from benchmarks.growth.measure import drawn, settle, varied
+
+IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+ROWS = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+
+
+class Grouped(nn.Module):
+    """Convolutions of groups between dense ones, with a squeeze-and-excitation that sees all groups."""
+
+    def __init__(self, inner: int, groups: int, outer: int = 0) -> None:
+        super().__init__()
+        outer = outer or inner
+        self.stem, self.norm = nn.Conv2d(3, inner, 1), nn.BatchNorm2d(inner)
+        self.conv, self.norm2 = nn.Conv2d(inner, outer, 3, padding=1, groups=groups), nn.BatchNorm2d(outer)
+        self.reduce, self.expand = nn.Conv2d(outer, 3, 1), nn.Conv2d(3, outer, 1)
+        self.head = nn.Linear(outer, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.norm2(self.conv(x)))
+        x = x * torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
+        found: Tensor = self.head(x.mean((2, 3)))
+        return found
+
+
+class Scaled(nn.Module):
+    """A stream under layer norms into which branches with layer scales write."""
+
+    def __init__(self, width: int, depth: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth))
+        self.gamma = nn.ParameterList(torch.ones(width) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, up, down, gamma in zip(self.norms, self.up, self.down, self.gamma, strict=True):
+            x = x + gamma * down(torch.relu(up(norm(x))))
+        found: Tensor = self.head(self.norm(x))
+        return found
+
+
+def plain(widths: tuple[int, ...], norm: bool, activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+    """Convolutions in a row; a pooling wherever the width changes."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width in widths:
+        if before not in (3, width):
+            layers.append(nn.MaxPool2d(2))
+        layers += [nn.Conv2d(before, width, 3, padding=1), *([nn.BatchNorm2d(width)] if norm else []), activation()]
+        before = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, 9), nn.ReLU(), nn.Linear(9, 5))
+
+
+class Inverted(nn.Module):
+    """Two inverted residual blocks; the second adds what it reads only where the widths are the same."""
+
+    def __init__(self, first: int, second: int, hidden: int, gate: bool = True, depth: int = 1) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, first, 1), nn.BatchNorm2d(first)
+        self.block = Bottle(first, second, hidden, gate)
+        self.more = nn.ModuleList(Bottle(second, second, hidden, gate) for _ in range(depth))
+        self.head = nn.Linear(second, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x))
+        for block in (self.block, *self.more):
+            found = block(x)
+            x = x + found if x.shape == found.shape else found
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Bottle(nn.Module):
+    def __init__(self, width: int, out: int, hidden: int, gate: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, hidden, 1, bias=False), nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.reduce, self.expand = (nn.Conv2d(hidden, 3, 1), nn.Conv2d(3, hidden, 1)) if gate else (None, None)
+        self.conv3, self.bn3 = nn.Conv2d(hidden, out, 1, bias=False), nn.BatchNorm2d(out)
+        self.act = nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn2(self.conv2(self.act(self.bn1(self.conv1(x))))))
+        if self.reduce is not None and self.expand is not None:
+            x = x * nn.functional.hardsigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
+        found: Tensor = self.bn3(self.conv3(x))
+        return found
+
+
+class Paths(nn.Module):
+    """Two paths of one layer each, added, and more of them."""
+
+    def __init__(self, width: int, paths: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.paths = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, width, 3, padding=1), nn.BatchNorm2d(width)) for _ in range(paths)
+        )
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        added = self.paths[0](x)
+        for path in list(self.paths)[1:]:
+            added = added + path(x)
+        found: Tensor = self.head(torch.relu(added).mean((2, 3)))
+        return found
+
+
+class Dense(nn.Module):
+    """Two dense blocks, of which the second is longer than the first, and a convolution between them."""
+
+    def __init__(self, growth: int, depths: tuple[int, int]) -> None:
+        super().__init__()
+        self.stem, width = nn.Conv2d(3, 2 * growth, 3, padding=1), 2 * growth
+        self.blocks, self.between = nn.ModuleList(), nn.ModuleList()
+        for depth in depths:
+            self.blocks.append(nn.ModuleList(DenseLayer(width + growth * one, growth) for one in range(depth)))
+            width += growth * depth
+            self.between.append(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width // 2, 1)))
+            width //= 2
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block, between in zip(self.blocks, self.between, strict=True):
+            for layer in block:  # type: ignore[union-attr]
+                x = torch.cat([x, layer(x)], 1)
+            x = nn.functional.avg_pool2d(between(x), 2)
+        found: Tensor = self.head(x.mean((2, 3)))
+        return found
+
+
+class DenseLayer(nn.Sequential):
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__(
+            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2 * growth, 1),
+            nn.BatchNorm2d(2 * growth), nn.ReLU(), nn.Conv2d(2 * growth, growth, 3, padding=1),
+        )  # fmt: skip
+
+
+Built = Callable[[], nn.Module]
+
+EXACT: dict[str, tuple[Built, Built, Tensor]] = {
+    "two groups in one": (partial(Grouped, 12, 6), partial(Grouped, 16, 4), IMAGES),
+    "two groups in one, one half empty": (partial(Grouped, 14, 7), partial(Grouped, 16, 4), IMAGES),
+    "groups in wider ones": (partial(Grouped, 14, 7, 21), partial(Grouped, 20, 4, 28), IMAGES),
+    "groups in a dense convolution": (partial(Grouped, 12, 4), partial(Grouped, 15, 1), IMAGES),
+    "depthwise in groups": (partial(Grouped, 6, 6, 12), partial(Grouped, 9, 3, 18), IMAGES),
+    "depthwise in a dense convolution": (partial(Grouped, 6, 6), partial(Grouped, 8, 1), IMAGES),
+    "layer scale, padded": (partial(Scaled, 12), partial(Scaled, 17), ROWS),
+    "layer scale, padded, deeper": (partial(Scaled, 12), partial(Scaled, 17, 3), ROWS),
+    "deeper, without norms": (partial(plain, (4, 6), False), partial(plain, (4, 4, 6, 6, 6), False), IMAGES),
+    "deeper, with batch norms": (partial(plain, (4, 6), True), partial(plain, (4, 4, 6, 6, 6), True), IMAGES),
+    "deeper and wider": (partial(plain, (4, 6), True), partial(plain, (5, 5, 9, 9, 9), True), IMAGES),
+    "deeper, ReLU6": (
+        partial(plain, (4, 6), True, nn.ReLU6),
+        partial(plain, (4, 4, 6, 6, 6), True, nn.ReLU6),
+        IMAGES,
+    ),
+    "a sum that the target does not have": (partial(Inverted, 8, 8, 12), partial(Inverted, 9, 12, 24), IMAGES),
+    "the same without gates, deeper": (
+        partial(Inverted, 8, 8, 12, False),
+        partial(Inverted, 9, 12, 24, False, 2),
+        IMAGES,
+    ),
+    "more paths": (partial(Paths, 7, 2), partial(Paths, 9, 3), IMAGES),
+    "residual blocks in a net without": (partial(Inverted, 7, 8, 12, depth=0), partial(Inverted, 7, 9, 15), IMAGES),
+    "dense blocks, deeper": (partial(Dense, 4, (2, 3)), partial(Dense, 4, (3, 5)), IMAGES),
+    "dense blocks, wider and deeper": (partial(Dense, 4, (2, 3)), partial(Dense, 7, (3, 5)), IMAGES),
+    "layer scale, doubled": (partial(Scaled, 12), partial(Scaled, 24), ROWS),
+}
+
+
+def grown(source: nn.Module, target: nn.Module, inputs: Tensor) -> tuple[float, tg.Report]:
+    """Transfer by way of a stored plan, run both once, and return the relative deviation."""
+    plan = tg.Plan.from_json(tg.plan(source, target).to_json())
+    report = tg.apply(plan, source, target)
+    with torch.no_grad():
+        before, after = source(inputs), target(inputs)
+    return float((before - after).abs().max() / before.abs().max()), report
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_larger_target_computes_the_source_s_function(name: str) -> None:
+    build, larger, inputs = EXACT[name]
+    source, target = drawn(build, 0), drawn(larger, 1)
+    if inputs is IMAGES:
+        settle(source, inputs, seed=2)
+    assert varied(source, inputs) > 0.01, "a constant function would show nothing"
+    deviation, report = grown(source, target, inputs)
+    assert deviation <= 1e-10
+    assert sum(one.size for one in report.tensors if one.tied is None) == report.total
