@@ -10,11 +10,8 @@ from math import log2
 
 from torch import nn
 
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
 
-# Where the value, the weight and the bias of a product stand.
-_PRODUCTS = {"convolution": (0, 1, 2), "addmm": (1, 2, 0), "mm": (0, 1, -1)}
-_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
 _ACTIVATIONS = frozenset((
     *("relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "tanh", "sigmoid", "hardsigmoid", "mish", "elu"),
     *("softplus", "clamp", "clamp_min", "softmax", "_prelu_kernel", "celu", "selu"),
@@ -73,15 +70,13 @@ def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
     again: set[str] = set()
     widest = max((step.shape[-1] for step in flow.steps if step.name == "convolution"), default=1)
     for step in flow.steps:
-        if step.name not in _PRODUCTS:
+        product, keys = flow.product(step), flow.factors(step)
+        if product is None or keys is None or not _is_plain(module, keys[0]):
             continue
-        place, weight, bias = _PRODUCTS[step.name]
-        keys = [flow.parameter(step.inputs[at]) if 0 <= at < len(step.inputs) else None for at in (weight, bias)]
-        if keys[0] is None or (bias >= 0 and len(step.inputs) > 2 and keys[1] is None):
-            continue
-        again |= {keys[0]} & found.keys()
+        weight, bias = keys
+        again |= {weight} & found.keys()
         norm, after = _behind(flow, module, step.outputs[0], read)
-        value = step.inputs[place]
+        value = product.value
         follows, gate = _follows(flow, value)
         made = flow.step(value)
         shape = made.shape if made is not None and made.outputs[0] == value else None
@@ -89,8 +84,14 @@ def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
         history = () if norm is None else _history(flow, value)
         before = _activation(flow, value)
         halved = round(log2(widest / max(1, step.shape[-1]))) if step.name == "convolution" else 0
-        found[keys[0]] = Link(keys[0], keys[1] or "", norm, before, after, level, halved, follows, gate, history)
+        found[weight] = Link(weight, bias or "", norm, before, after, level, halved, follows, gate, history)
     return tuple(link for key, link in found.items() if key not in again)
+
+
+def _is_plain(module: nn.Module, weight: str) -> bool:
+    """Tell whether a weight is stored as ``(out, in, ...)``."""
+    owner = module.get_submodule(weight.rpartition(".")[0])
+    return isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]]) -> tuple[Norm | None, str]:
@@ -98,7 +99,7 @@ def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]
     norm = None
     while len(read[value]) == 1:
         step = flow.steps[read[value][0]]
-        if step.name in _NORMS and norm is None:
+        if step.name in BATCH_NORMS and norm is None:
             keys = [flow.parameter(one) for one in step.inputs[1:5]]
             owner = module.get_submodule((keys[0] or "").rpartition(".")[0])
             epsilon = getattr(owner, "eps", None)
@@ -136,7 +137,7 @@ def _follows(flow: Flow, value: int) -> tuple[str, str]:
         step = flow.step(value)
         if not gate:
             return "", ""
-    for names in (_ACTIVATIONS, _NORMS):
+    for names in (_ACTIVATIONS, BATCH_NORMS):
         if step is not None and step.name.rstrip("_") in names:
             value = flow.plain(step.inputs[0])
             step = flow.step(value)
@@ -145,10 +146,8 @@ def _follows(flow: Flow, value: int) -> tuple[str, str]:
 
 def _weight(flow: Flow, value: int) -> str:
     """Return the key of the weight whose product a value is."""
-    step = flow.step(value)
-    if step is None or step.name not in _PRODUCTS:
-        return ""
-    return flow.parameter(step.inputs[_PRODUCTS[step.name][1]]) or ""
+    factors = flow.factors(flow.step(value))
+    return "" if factors is None else factors[0]
 
 
 def _history(flow: Flow, value: int) -> tuple[tuple[str, ...], ...]:
@@ -157,7 +156,7 @@ def _history(flow: Flow, value: int) -> tuple[tuple[str, ...], ...]:
     if step is None:
         return ()
     name = step.name.rstrip("_")
-    if step.name in _NORMS:
+    if step.name in BATCH_NORMS:
         gain, shift = (flow.parameter(one) for one in step.inputs[1:3])
         return () if gain is None or shift is None else ((gain, shift),)
     if name in ("relu", "hardtanh") or step.name in _POOLS:

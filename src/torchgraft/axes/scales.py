@@ -6,8 +6,6 @@ __all__ = ["layer_scales"]
 
 from torchgraft.axes.flow import Flow
 
-_WEIGHTED = {"addmm": (0, 2), "mm": (1,), "convolution": (1, 2)}  # where bias and weight of a product stand
-
 
 def layer_scales(flow: Flow) -> dict[str, str]:
     """Return, by the key of every weight and bias whose outputs a vector multiplies, the key of that vector."""
@@ -16,9 +14,7 @@ def layer_scales(flow: Flow) -> dict[str, str]:
         if step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
             continue
         for scale, value in (step.inputs, step.inputs[::-1]):
-            key, made = flow.parameter(scale), flow.step(flow.plain(value))
-            if key is None or made is None or made.name not in _WEIGHTED:
-                continue
-            places = (place for place in _WEIGHTED[made.name] if place < len(made.inputs))
-            found |= {one: key for place in places if (one := flow.parameter(made.inputs[place])) is not None}
+            key, factors = flow.parameter(scale), flow.factors(flow.step(flow.plain(value)))
+            if key is not None and factors is not None:
+                found |= {one: key for one in factors if one is not None}
     return found
