@@ -17,7 +17,7 @@ from torchgraft.axes.branches import Branch, branches
 from torchgraft.axes.flow import flow_of, grouped_weights
 from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.links import Link, links
-from torchgraft.axes.norms import Norm, Reader, norms, readers
+from torchgraft.axes.norms import Norm, PostNorm, Reader, norms, post_norms, readers
 from torchgraft.axes.runs import architecture, traced
 from torchgraft.axes.scales import layer_scales
 from torchgraft.axes.spans import Span, spans_of
@@ -68,10 +68,11 @@ class AxisGroups:
     groups; ``unknown`` counts the operators without a rule, whose axes are locked; ``branches`` are the residual
     branches, those inside others first, ``sums`` all other sums, ``links`` the layers that mix units, ``gates``
     products with a sigmoid; ``norms`` those over all units of a group, by the key of their gain, ``shifts`` their
-    biases, and ``normed`` the weights that read what such norms give; ``scales`` tell what attention scores are
-    multiplied by, by the tensors that make the keys; ``layer_scales`` name the vector that multiplies what a layer
-    gives, by the keys of its weight and bias; ``grouped`` counts the groups of convolutions that have more than one,
-    by the key of their weight; ``idle`` are the keys of tensors that no output is computed from.
+    biases, and ``normed`` the weights that read what such norms give, ``post_norms`` those of sums with what another
+    norm gives; ``scales`` tell what attention scores are multiplied by, by the tensors that make the keys;
+    ``layer_scales`` name the vector that multiplies what a layer gives, by the keys of its weight and bias;
+    ``grouped`` counts the groups of convolutions that have more than one, by the key of their weight; ``idle`` are
+    the keys of tensors that no output is computed from.
     """
 
     groups: tuple[Group, ...]
@@ -85,6 +86,7 @@ class AxisGroups:
     norms: Mapping[str, Norm]
     shifts: frozenset[str]
     normed: Mapping[str, Reader]
+    post_norms: Mapping[str, PostNorm]
     scales: Mapping[str, Scores]
     layer_scales: Mapping[str, str]
     grouped: Mapping[str, int]
@@ -171,6 +173,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         coupling,
         frozenset(norm.shift for norm in coupling.values() if norm.shift is not None),
         readers(flow, coupling),
+        post_norms(flow, coupling),
         attention_scales(flow),
         layer_scales(flow),
         grouped_weights(flow),

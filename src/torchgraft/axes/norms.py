@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Norm", "Reader", "norms", "readers"]
+__all__ = ["Norm", "PostNorm", "Reader", "norms", "post_norms", "readers"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from torchgraft.axes.branches import closing_keys
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.trace import Step
 
@@ -97,3 +98,30 @@ def readers(flow: Flow, found: Mapping[str, Norm]) -> dict[str, Reader]:
             others.add(key)
         reads[key] = Reader(gains | (reads[key].gains if key in reads else frozenset()), scale)
     return {key: reader for key, reader in reads.items() if key not in others}
+
+
+@dataclass(frozen=True, slots=True)
+class PostNorm:
+    """A layer norm of the sum of what another one gives, ``before`` (the key of its gain), and a branch.
+
+    ``closing`` are the tensors that make the branch add nothing when they are zero.
+    """
+
+    before: str
+    closing: tuple[str, ...]
+
+
+def post_norms(flow: Flow, found: Mapping[str, Norm]) -> dict[str, PostNorm]:
+    """Return the layer norms of sums, by the key of their gain, whose stream comes from a layer norm itself."""
+    made: dict[str, PostNorm] = {}
+    for step in flow.steps:
+        gain = flow.parameter(step.inputs[1]) if step.name == "native_layer_norm" and len(step.inputs) > 1 else None
+        summed = None if gain is None else flow.step(flow.plain(step.inputs[0]))
+        if gain is None or summed is None or summed.name.rstrip("_") != "add" or len(summed.inputs) != 2:
+            continue
+        for stream, inner in (summed.inputs, summed.inputs[::-1]):
+            before = _gains(flow, flow.step(flow.plain(stream)), found)
+            closing = closing_keys(flow, inner) if len(before) == 1 else None
+            if closing:
+                made[gain] = PostNorm(next(iter(before)), tuple(dict.fromkeys(closing)))
+    return made

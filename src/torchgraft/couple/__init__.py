@@ -8,6 +8,7 @@ packing   groups of a convolution side by side in larger ones
 norms     how a stream under a layer norm or a root mean square norm grows
 layouts   which units go where, along every axis of every move
 closing   new blocks as identities
+handing   gain and shift of a norm, to the last of several in a row
 passages  new layers that give on what they read
 gates     new gates that let everything through
 """
@@ -16,15 +17,17 @@ from __future__ import annotations
 
 __all__ = ["Coupled", "align", "couple"]
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 
 from torchgraft.axes import AxisGroups
+from torchgraft.axes.branches import Branch
 from torchgraft.couple.alignment import align
 from torchgraft.couple.closing import closings
 from torchgraft.couple.election import elect, spans_of_moves
 from torchgraft.couple.gates import open_gates
+from torchgraft.couple.handing import handings
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
 from torchgraft.couple.packing import packed_moves, packings
@@ -70,39 +73,49 @@ def couple(
     growth = growths(ballots, target, source, tied)
     packed, grouped = packings(ballots, target, source)
     book = MapBook(growth, known, packed, source.layer_scales)
-    moves: dict[int, list[Move]] = {}
     passing = passages(target, source, transfers, elected, book)
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
-    gates = () if trainable else target.gates
-    opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
+    opened, factors = open_gates(() if trainable else target.gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
     fills = {key: 0.0 for key in closed if key not in passing.new} | opened
+    handing = handings(target, fills, transfers)
+    settled = fills.keys() | passing.new | set(handing.keys.values()) | (handing.fills.keys() - handing.keys.keys())
+    moves: dict[int, list[Move]] = {}
     for ballot in ballots:
-        if ballot.move.target.key not in fills and ballot.move.target.key not in passing.new:
-            laid, packing = lay_out(ballot, elected, book, target), grouped.get(ballot.move.target.key)
-            parts = [laid] if packing is None else packed_moves(laid, packing, book.add, book.maps)
-            moves.setdefault(id(ballot.transfer), []).extend(parts)
+        key = ballot.move.target.key
+        if key not in settled:
+            laid = lay_out(ballot, elected, book, target)
+            parts = [laid] if key not in grouped else packed_moves(laid, grouped[key], book.add, book.maps)
+            moves.setdefault(id(ballot.transfer), []).extend(map(handing.hand_on, parts))
     made = tuple(_with(one, moves.get(id(one), ())) for one in transfers)
-    notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
-    raised = [one.weight for one in passing.all if one.lifts[1]]
+    filled = tuple(Fill(key, value) for key, value in (fills | handing.fills).items())
+    settings = tuple(growth.settings.values())
+    return Coupled(made, tuple(book.maps), filled, settings, passing.all, tuple(_notes(open_, passing.all, settings)))
+
+
+def _notes(open_: Sequence[Branch], passing: Sequence[Passage], settings: Sequence[Setting]) -> Iterator[str]:
+    """Yield what a plan should say of its new blocks and its settings."""
+    for branch in open_:
+        yield f"the new block at {branch.keys[0]} cannot be made the identity"
+    raised = [one.weight for one in passing if one.lifts[1]]
     if raised:
-        notes.append(
+        yield (
             f"{raised[0]} and {len(raised) - 1} more give on some values in the linear range of their activation: "
             "as they are, within 32 deviations of their mean"
         )
-    if growth.settings:
-        first = next(iter(growth.settings.values()))
-        notes.append(
-            f"{len(growth.settings)} norms over more units get another epsilon ({first.path}.{first.attribute} = "
+    if settings:
+        first = settings[0]
+        yield (
+            f"{len(settings)} norms over more units get another epsilon ({first.path}.{first.attribute} = "
             f"{first.value:.3g}); a state dict does not keep it"
         )
-    filled = tuple(Fill(key, value) for key, value in fills.items())
-    return Coupled(made, tuple(book.maps), filled, tuple(growth.settings.values()), passing.all, tuple(notes))
 
 
 def _with(transfer: Transfer, moves: Sequence[Move]) -> Transfer:
-    """Return a transfer with other moves; itself, where they are the same."""
+    """Return a transfer with other moves, into the layer that they are in; itself, where they are the same."""
     if len(moves) == len(transfer.moves) and all(map(is_, moves, transfer.moves)):
         return transfer
-    return replace(transfer, moves=tuple(moves))
+    old, new = ([move.target.key.rpartition(".")[0] for move in one[:1]] for one in (transfer.moves, moves))
+    path = new[0] if new and old and new != old else transfer.target
+    return replace(transfer, target=path, moves=tuple(moves))
