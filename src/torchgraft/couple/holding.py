@@ -36,7 +36,7 @@ class Side:
 
     ``free`` is the axis of inputs and of classes of the layers that have them, of which any number may meet any other;
     ``halved`` how often the places of a convolution's output were halved before, by number of the layer; ``norms`` are
-    the batch norms behind layers.
+    the batch norms behind layers, and the layer norms behind the sums that they are added to.
     """
 
     layers: Layers
@@ -59,11 +59,9 @@ def side_of(elements: Sequence[Element], groups: AxisGroups) -> Side:
     mixing = [number for number, layer in enumerate(layers) if layer.kind in DIMENSIONAL]
     home = {spec.key: number for number, layer in enumerate(layers) for spec in layer.tensors}
     halved = {home[link.weight]: link.halved for link in groups.links if link.weight in home}
-    norms = {
-        home[link.weight]: home[link.norm.keys[0]]
-        for link in groups.links
-        if link.norm is not None and link.weight in home and link.norm.keys[0] in home
-    }
+    behind = {link.weight: link.norm.keys[0] for link in groups.links if link.norm is not None}
+    behind |= {norm.closing[-1]: gain for gain, norm in groups.post_norms.items()}
+    norms = {home[key]: home[gain] for key, gain in behind.items() if key in home and gain in home}
     return Side(layers, {mixing[0]: 1, mixing[-1]: 0} if len(mixing) > 1 else {}, halved, norms)
 
 
@@ -98,7 +96,7 @@ def hold_all(
     """
     single = [side.singles() for side in sides]
     for kept, parts in ((branches, elements), (branches, single), (((), ()), elements), (((), ()), single)):
-        units = [_units(*side) for side in zip(kept, parts, strict=True)]
+        units = [_units(*one) for one in zip(kept, parts, sides, strict=True)]
         looks = [Counter(look for _, look in side) for side in units]
         places = None if looks[1] - looks[0] else _in_order(_gains(units, sides, scorer), _BESIDE)
         if places is not None:
@@ -133,10 +131,17 @@ def layer_look(layer: Layer) -> tuple[str, int]:
     return family(layer.kind), len(shape)
 
 
-def _units(branches: Sequence[Unit], elements: Sequence[Element]) -> list[Unit]:
-    """Return branches, and the other layers block by block, in the order of their first layers."""
+def _units(branches: Sequence[Unit], elements: Sequence[Element], side: Side) -> list[Unit]:
+    """Return branches, and the other layers block by block, in the order of their first layers.
+
+    A norm of the sum that a branch is added to belongs to the branch.
+    """
     inside = {number for numbers, _ in branches for number in numbers}
-    units: list[Unit] = [(numbers, look[1:]) for numbers, look in branches]  # the layers between tell chains apart
+    units: list[Unit] = []
+    for numbers, look in branches:  # whose chain does not count: the layers between tell them apart
+        behind = {side.norms[number] for number in numbers if number in side.norms} - inside
+        units.append(((*numbers, *sorted(behind)), (*look[1:], len(behind))))
+        inside |= behind
     first = 0
     for element in elements:
         block = range(first, first + len(element.layers))
