@@ -31,7 +31,7 @@ from torchgraft.couple.handing import handings
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
 from torchgraft.couple.packing import packed_moves, packings
-from torchgraft.couple.passages import passages
+from torchgraft.couple.passages import NOTHING, passages
 from torchgraft.records import Fill, Move, Passage, Setting, Transfer, UnitMap
 
 
@@ -73,7 +73,7 @@ def couple(
     growth = growths(ballots, target, source, tied)
     packed, grouped = packings(ballots, target, source)
     book = MapBook(growth, known, packed, source.layer_scales)
-    passing = passages(target, source, transfers, elected, book)
+    passing = passages(target, source, transfers, elected, book) if whole else NOTHING
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
     opened, factors = open_gates(() if trainable else target.gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():

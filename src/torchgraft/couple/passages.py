@@ -1,14 +1,14 @@
 """New layers as identities, and residuals that the target does not have: what is read is given on, unit by unit.
 
-A layer of the target that no layer of the source serves, between two that follow each other in the source, gives on
-what it reads where its activation lets it: a rectifier behind a rectifier. Where the source adds what a block reads to
-what it gives and the target does not (its widths differ), the sum goes through the block's spare units: in the range
-in which an activation is the identity, a block is a sum.
+Where all of the source has a place, a layer of the target that no layer of the source serves, between two that follow
+each other in the source, gives on what it reads where its activation lets it: a rectifier behind a rectifier. Where
+the source adds what a block reads to what it gives and the target does not (its widths differ), the sum goes through
+the block's spare units: in the range in which an activation is the identity, a block is a sum.
 """
 
 from __future__ import annotations
 
-__all__ = ["Passages", "passages"]
+__all__ = ["NOTHING", "Passages", "passages"]
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +45,10 @@ class Passages:
     branches: tuple[Branch, ...]
 
 
+#: Where nothing is given on.
+NOTHING = Passages((), frozenset(), ())
+
+
 @dataclass(frozen=True, slots=True)
 class _Ends:
     """What a layer reads and gives; its inputs stand at ``start`` of the axis."""
@@ -63,6 +67,7 @@ class _View:
     stands: dict[Leaf, Leaf]
     book: MapBook
     place: Mapping[str, str]
+    links: Mapping[str, Link]
 
     def ends(self, link: Link) -> _Ends | None:
         """Return what a layer of the target reads and gives, where these are single groups of units.
@@ -99,7 +104,7 @@ def passages(
     """
     place = {move.source.key: move.target.key for one in transfers if not one.reused for move in one.moves}
     single = {t: s for t, s in book.known if t not in elected}
-    view = _View(target, source, {**single, **elected}, book, place)
+    view = _View(target, source, {**single, **elected}, book, place, {link.weight: link for link in target.links})
     found = list(_identities(view))
     new = frozenset(key for one in found for key in one.keys)
     sums = {branch: tuple(_residual(branch, view, new)) for branch in source.branches}
@@ -114,7 +119,7 @@ def _identities(view: _View) -> Iterator[Passage]:
     fixed = set(view.stands)
     found: list[tuple[_Ends, tuple[Passage, ...]]] = []
     lifted: dict[Leaf, Passage] = {}
-    for link in view.target.links:
+    for link in view.links.values():
         ends = view.ends(link)
         if ends is None or not link.level or link.weight in inside or link.weight in served:
             continue
@@ -166,8 +171,12 @@ def _is_summand(link: Link, view: _View) -> bool:
 
 def _gate(link: Link, view: _View, units: Sequence[int]) -> Passage | None:
     """Return what opens the gate of a layer's inputs."""
-    gate = next((one for one in view.target.links if link.gate and one.weight == link.gate and one.bias), None)
-    return None if gate is None else Passage(gate.weight, gate.bias, (), 0.0, tuple(units), (), gate=gate.after)
+    gate = view.links.get(link.gate)
+    return (
+        None
+        if gate is None or not gate.bias
+        else Passage(gate.weight, gate.bias, (), 0.0, tuple(units), (), gate=gate.after)
+    )
 
 
 def _passage(
@@ -208,9 +217,12 @@ def _residual(branch: Branch, view: _View, through: Collection[str]) -> Iterator
 
 def _chain(branch: Branch, view: _View) -> list[Link]:
     """Return the layers of the target, in order, in which a branch stands, where a sum can go through all of them."""
-    links = {link.weight: link for link in view.target.links}
+    links = view.links
     served = [view.place[key] for key in branch.keys if view.place.get(key) in links]
     found: list[Link] = []
+    ends = [view.ends(links[weight]) for weight in (*served[:1], *served[-1:])]
+    if None in ends or len({one.reads if at == 0 else one.gives for at, one in enumerate(ends) if one}) < 2:
+        return []  # what the last layer gives is what the first one reads: they are added here, too
     weight = served[-1] if served else ""
     while weight in links and links[weight] not in found:
         found.insert(0, links[weight])
@@ -226,7 +238,7 @@ def _chain(branch: Branch, view: _View) -> list[Link]:
 
 def _passed(view: _View, through: Collection[str], reads: Leaf, gives: Leaf) -> bool:
     """Tell whether a new layer does so already: a shortcut with weights."""
-    ends = (view.ends(link) for link in view.target.links if link.weight in through)
+    ends = (view.ends(link) for link in view.links.values() if link.weight in through)
     return any(one is not None and (one.reads, one.gives) == (reads, gives) for one in ends)
 
 
