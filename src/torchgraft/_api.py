@@ -12,8 +12,7 @@ from typing import Any, TypedDict, Unpack
 from torch import nn
 
 from torchgraft.axes import AxisGroups, axis_groups
-from torchgraft.axes.inputs import InputsError
-from torchgraft.errors import ApplyError, SpecError, choose
+from torchgraft.errors import ApplyError, GraftError, InputsError, SpecError, choose
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
 from torchgraft.network import read_module, unwrap
@@ -139,8 +138,11 @@ def _groups(target: nn.Module | None, source: nn.Module | None, inputs: Any) -> 
             found.append(axis_groups(module, arguments, options))
         except InputsError:
             return f"the {side} runs on no input that was guessed: pass inputs="
-        except Exception as error:  # the model's own code runs here, and a plan can be made without it
-            return " ".join(f"running the {side} failed with {type(error).__name__}: {error}".split())[:300]
+        except GraftError as error:  # a plan can be made without a run
+            return f"the {side} could not be run: {error}"
+        except Exception as error:
+            error.add_note(f"torchgraft could not find the axis groups of the {side}: please report this")
+            raise
     return found[0], found[1]
 
 

@@ -111,7 +111,7 @@ def axis_groups(
 
     Raises:
         InputsError: no inputs were given, and the model runs on nothing that was tried.
-        Exception: whatever the model raises on the given inputs.
+        RunError: the model fails on the given inputs.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> for group in axis_groups(net).free():

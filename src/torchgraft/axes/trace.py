@@ -17,6 +17,7 @@ __all__ = [
     "wide",
 ]
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,8 +29,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.fingerprint import uniform
 from torchgraft.axes.outputs import outputs_of
-from torchgraft.axes.shadow import plain_operators, shadow_of
+from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
+from torchgraft.errors import brief
 from torchgraft.network import unwrap
 
 Axes = tuple[Term, ...]
@@ -54,6 +56,8 @@ class Step:
 class Trace:
     """What a run has shown: the axes of every parameter and buffer, and the operators that no rule knows.
 
+    ``failed`` are those of them whose rule raised something, and what: faults of ours.
+
     ``axes`` are by key of the state dict, further names of tied tensors left out; ``steps`` are the operators in the
     order of the run, ``stored`` the keys of the values that are parameters or buffers, ``idle`` the keys of those that
     no output is computed from.
@@ -61,6 +65,7 @@ class Trace:
 
     axes: dict[str, Axes] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     stored: dict[int, str] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
@@ -149,15 +154,20 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         outputs = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        if not outputs:
-            return result
+        if outputs:
+            self._note(func, tuple(args), kwargs or {}, outputs)
+        return result
+
+    @ours
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
+        """Write down one operator, and what it does to axes."""
         name = str(func.overloadpacket).removeprefix("aten.")
-        call = Call(name, tuple(args), kwargs or {}, outputs, self._known)
+        call = Call(name, args, kwargs, outputs, self._known)
         read = tuple(map(self._known.number, call.tensors()))
         written = tuple(self._known.number(output, new=True) for output in outputs)
         self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args)))
         pointwise = torch.Tag.pointwise in func.tags
-        if not self._rules(replace(call, name="pointwise") if pointwise else call):
+        if not self._knows(replace(call, name="pointwise") if pointwise else call, name):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
         origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
@@ -165,7 +175,13 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             mark(call.axes(outputs[0]), "sum")  # of two computed values: a stream into which both write
         origin = origins.pop() if pointwise and len(origins) == 1 else written[0]
         self._origins.update(dict.fromkeys(written, origin))
-        return result
+
+    def _knows(self, call: Call, name: str) -> bool:
+        try:
+            return self._rules(call)
+        except Exception as error:  # a plan can be made without this operator: told once the run is over
+            self._found.failed[name] = brief(error)
+            return False
 
 
 def _scale(name: str, args: Sequence[Any]) -> float:
@@ -200,6 +216,9 @@ def trace(
         rules: write the axes of an operator's outputs; false where no rule knows it.
         options: keyword arguments.
         values: run with values where the module stands, since its way depends on them.
+
+    Raises:
+        RunError: the model fails.
     """
     module = unwrap(module)
     shadow = shadow_of(module, values)
@@ -209,7 +228,10 @@ def trace(
         Tensor, lambda tensor: _input(tensor, known, values), (tuple(inputs), dict(options or {}))
     )
     with torch.no_grad(), plain_operators(), _Mode(rules, known, found):
-        result = shadow(*arguments[0], **arguments[1])
+        result = called(shadow, *arguments)
+    for name, error in found.failed.items():
+        told = f"the rule for the operator {name} failed ({error}), so its axes stay as they are: please report this"
+        warnings.warn(told, stacklevel=2)
     outputs = outputs_of(result)
     for output in outputs:
         for axis in known.of(output):

@@ -70,7 +70,10 @@ def couple(
         if ballot.move.target.key not in fills:
             moves.setdefault(id(ballot.transfer), []).append(lay_out(ballot, elected, book, target))
     made = tuple(_with(one, moves.get(id(one), ())) for one in transfers)
-    notes = [f"the new block at {branch.keys[0]} cannot be made the identity" for branch in open_]
+    notes = []
+    if open_:
+        more = f" and {len(open_) - 1} more" if len(open_) > 1 else ""
+        notes.append(f"the new block at {open_[0].keys[0]}{more} cannot be made the identity")
     if growth.settings:
         first = next(iter(growth.settings.values()))
         notes.append(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from torchgraft.axes.shadow import ours
 from torchgraft.kinds import GATES
 from torchgraft.plan import Plan
 from torchgraft.records import Shape, Transfer
@@ -182,11 +183,13 @@ def _watch(
     """Note when each module finishes, show the outputs of the ``wanted``, measure what the ``alone`` ones change."""
     entered: dict[str, Tensor] = {}
 
+    @ours
     def before(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         first = _first((args, dict(kwargs)))
         if first is not None:
             entered[path] = first.clone()  # it may be changed in place inside
 
+    @ours
     def after(path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         course.order.setdefault(path, len(course.order))
         first = _first(output)
