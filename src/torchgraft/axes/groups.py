@@ -14,7 +14,7 @@ from torch import nn
 
 from torchgraft.axes.attention import Scores, attention_scales
 from torchgraft.axes.branches import Branch, branches
-from torchgraft.axes.flow import flow_of
+from torchgraft.axes.flow import Flow, flow_of
 from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.norms import Norm, Reader, norms, readers
 from torchgraft.axes.runs import architecture, traced
@@ -66,7 +66,7 @@ class AxisGroups:
     those inside others first, ``gates`` products with a sigmoid; ``norms`` those over all units of a group, by the key
     of their gain, ``shifts`` their biases, and ``normed`` the weights that read what such norms give; ``scales`` tell
     what attention scores are multiplied by, by the tensors that make the keys; ``idle`` are the keys of tensors that no
-    output is computed from.
+    output is computed from; ``flow`` is the run itself.
     """
 
     groups: tuple[Group, ...]
@@ -80,6 +80,7 @@ class AxisGroups:
     normed: Mapping[str, Reader]
     scales: Mapping[str, Scores]
     idle: frozenset[str]
+    flow: Flow
 
     def free(self) -> tuple[Group, ...]:
         """Return the groups whose units may move."""
@@ -161,6 +162,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         readers(flow, coupling),
         attention_scales(flow),
         found.idle,
+        flow,
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class Step:
     """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
 
     A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
-    product has for a factor.
+    product has for a factor. ``path`` is the module in which it ran, ``settings`` are the arguments that are no
+    tensors, ``over`` the axes whose units come together in it: what is summed, or shares statistics.
     """
 
     name: str
@@ -50,6 +52,9 @@ class Step:
     outputs: tuple[int, ...]
     shape: tuple[int, ...]
     scale: float = 1.0
+    path: str = ""
+    settings: tuple[Any, ...] = ()
+    over: tuple[Term, ...] = ()
 
 
 @dataclass(slots=True)
@@ -60,7 +65,8 @@ class Trace:
 
     ``axes`` are by key of the state dict, further names of tied tensors left out; ``steps`` are the operators in the
     order of the run, ``stored`` the keys of the values that are parameters or buffers, ``idle`` the keys of those that
-    no output is computed from.
+    no output is computed from; ``given`` and ``outputs`` are the values of inputs and outputs, ``classes``
+    those of the modules without others inside, by path; ``constants`` the names of buffers that are not stored.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -69,6 +75,10 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     stored: dict[int, str] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
+    given: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    classes: dict[str, str] = field(default_factory=dict)
+    constants: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,7 @@ class Call:
     kwargs: Mapping[str, Any]
     outputs: tuple[Tensor, ...]
     _known: _Known
+    over: list[Term] = field(default_factory=list)
 
     def axes(self, tensor: Tensor) -> Axes:
         """Return the axes of an input."""
@@ -88,6 +99,12 @@ class Call:
     def give(self, axes: Sequence[Term], output: int = 0) -> None:
         """Set the axes of an output."""
         self._known.set(self.outputs[output], tuple(axes))
+
+    def couple(self, axes: Sequence[Term], what: str = "") -> None:
+        """Say that the units of these axes come together: what is summed, or shares statistics."""
+        self.over.extend(axes)
+        if what:
+            mark(axes, what)
 
     def give_new(self, locked: str = "", first: int = 0) -> None:
         """Give the outputs from number ``first`` on axes of their own."""
@@ -150,6 +167,24 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules, self._known, self._found = rules, known, found
         self._origins: dict[int, int] = {}  # the value that another one is a function of, place by place
+        self._paths = [""]  # the modules that run
+
+    def watch(self, module: nn.Module) -> None:
+        """Follow which modules run, and note the classes of the innermost ones."""
+        for path, part in module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue
+            part.register_forward_pre_hook(ours(partial(self._enter, path)))
+            part.register_forward_hook(ours(partial(self._leave, path)))
+            if not any(part.children()):
+                self._found.classes[path] = type(part).__name__
+
+    def _enter(self, path: str, *_: Any) -> None:
+        self._paths.append(path)
+
+    def _leave(self, path: str, *_: Any) -> None:
+        while len(self._paths) > 1 and self._paths.pop() != path:  # what the model has caught did not leave
+            pass
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -165,11 +200,13 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call = Call(name, args, kwargs, outputs, self._known)
         read = tuple(map(self._known.number, call.tensors()))
         written = tuple(self._known.number(output, new=True) for output in outputs)
-        self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args)))
         pointwise = torch.Tag.pointwise in func.tags
         if not self._knows(replace(call, name="pointwise") if pointwise else call, name):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
+        shape, over = tuple(outputs[0].shape), tuple(call.over)
+        made = Step(name, read, written, shape, _scale(name, args), self._paths[-1], _settings(args, kwargs), over)
+        self._found.steps.append(made)
         origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
         if name in ("add", "add_") and len(origins) == 2:
             mark(call.axes(outputs[0]), "sum")  # of two computed values: a stream into which both write
@@ -182,6 +219,13 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as error:  # a plan can be made without this operator: told once the run is over
             self._found.failed[name] = brief(error)
             return False
+
+
+def _settings(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments that hold no tensors; rows of numbers as tuples."""
+    plain = [one for one in (*args, *kwargs.items()) if not isinstance(one, Tensor)]
+    rows = (tuple(one) if isinstance(one, list) else one for one in plain)
+    return tuple(one for one in rows if not (isinstance(one, tuple) and any(isinstance(x, Tensor) for x in one)))
 
 
 def _scale(name: str, args: Sequence[Any]) -> float:
@@ -227,7 +271,10 @@ def trace(
     arguments = tree_map_only(
         Tensor, lambda tensor: _input(tensor, known, values), (tuple(inputs), dict(options or {}))
     )
-    with torch.no_grad(), plain_operators(), _Mode(rules, known, found):
+    mode = _Mode(rules, known, found)
+    mode.watch(shadow)
+    found.given = tuple(known.number(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+    with torch.no_grad(), plain_operators(), mode:
         result = called(shadow, *arguments)
     for name, error in found.failed.items():
         told = f"the rule for the operator {name} failed ({error}), so its axes stay as they are: please report this"
@@ -238,7 +285,8 @@ def trace(
             lock(axis, "an output")
     _lock_unread(found)
     _lock_cut_off(found, known)
-    found.idle = _idle(found, set(map(known.number, outputs)))
+    found.outputs = tuple(map(known.number, outputs))
+    found.idle = _idle(found, set(found.outputs))
     return found
 
 
@@ -286,6 +334,7 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
         if id(tensor) not in seen:  # computed by the constructor, and lost in a state dict
             reason = "" if key in uniform else "a buffer that is not stored"
             known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
+            found.constants[known.number(tensor)] = key
 
 
 def _uniform_buffers(module: nn.Module) -> frozenset[str]:
