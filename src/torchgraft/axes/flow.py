@@ -7,7 +7,8 @@ __all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torchgraft.axes.trace import Step, Trace
+from torchgraft.axes.steps import Step
+from torchgraft.axes.trace import Trace
 
 #: Operators that only change how a value lies, or pass a part of it on.
 LAYOUT = frozenset(

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = [
     "Axes",
     "Call",
-    "Step",
     "Trace",
     "broadcast",
     "fresh",
@@ -31,30 +30,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torchgraft.axes.fingerprint import uniform
 from torchgraft.axes.outputs import outputs_of
 from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
+from torchgraft.axes.steps import Step, scale_of, settings_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
 from torchgraft.errors import brief
 from torchgraft.network import unwrap
 
 Axes = tuple[Term, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
-
-    A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
-    product has for a factor. ``path`` is the module in which it ran, ``settings`` are the arguments that are no
-    tensors, ``over`` the axes whose units come together in it: what is summed, or shares statistics.
-    """
-
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shape: tuple[int, ...]
-    scale: float = 1.0
-    path: str = ""
-    settings: tuple[Any, ...] = ()
-    over: tuple[Term, ...] = ()
 
 
 @dataclass(slots=True)
@@ -205,7 +186,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
         shape, over = tuple(outputs[0].shape), tuple(call.over)
-        made = Step(name, read, written, shape, _scale(name, args), self._paths[-1], _settings(args, kwargs), over)
+        made = Step(name, read, written, shape, scale_of(name, args), self._paths[-1], settings_of(args, kwargs), over)
         self._found.steps.append(made)
         origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
         if name in ("add", "add_") and len(origins) == 2:
@@ -219,20 +200,6 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as error:  # a plan can be made without this operator: told once the run is over
             self._found.failed[name] = brief(error)
             return False
-
-
-def _settings(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the arguments that hold no tensors; rows of numbers as tuples."""
-    plain = [one for one in (*args, *kwargs.items()) if not isinstance(one, Tensor)]
-    rows = (tuple(one) if isinstance(one, list) else one for one in plain)
-    return tuple(one for one in rows if not (isinstance(one, tuple) and any(isinstance(x, Tensor) for x in one)))
-
-
-def _scale(name: str, args: Sequence[Any]) -> float:
-    factor = args[1] if len(args) > 1 and isinstance(args[1], int | float) else 1
-    if name.rstrip("_") == "mul":
-        return float(factor)
-    return 1 / factor if name.rstrip("_") == "div" and factor else 1.0
 
 
 def _give_up(call: Call) -> None:

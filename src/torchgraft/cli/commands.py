@@ -35,7 +35,7 @@ from torchgraft.cli.options import (
     source_option,
     target_option,
 )
-from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, stdout_console
+from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, spoken, stdout_console
 from torchgraft.cli.verifying import verify
 from torchgraft.errors import CheckpointError, GraftError, PlanError
 from torchgraft.io import atomic_write, resolve, resolve_source, save_safetensors
@@ -189,7 +189,7 @@ def _told(report: Report, notes: tuple[str, ...]) -> list[str]:
         if tensor.status in ("kept", "initialised"):
             unserved.setdefault(f"{tensor.status} ({tensor.reason})", []).append(tensor.key)
     lines += [f"{what}: {_some(keys)}" for what, keys in unserved.items()]
-    return [plain(line) for line in (*lines, *(f"note: {note}" for note in notes))]
+    return [plain(line) for line in (*lines, *(f"note: {spoken(note)}" for note in notes))]
 
 
 @click.command(short_help="Show what a transfer would do to every tensor.")
@@ -230,7 +230,7 @@ def plan(source: str, target: str, output: Path | None, **given: Any) -> None:
         emit(json.dumps({**totals, **made.to_dict()}, indent=1) + "\n")
     elif not given["quiet"]:
         head = plain(f"{made.source} → {made.target} by {made.method}")
-        notes = [plain(one) for one in (*made.forecast.lines(), *(f"note: {note}" for note in made.notes))]
+        notes = [plain(one) for one in (*made.forecast.lines(), *(f"note: {spoken(note)}" for note in made.notes))]
         written = [plain(f"wrote {output}")] if output is not None else []
         results(head, tensor_table(_printable(made.tensors)), summary_line(made.tensors), *notes, *written)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any
 
-from torchgraft.axes.trace import Step
+from torchgraft.axes.steps import Step
 from torchgraft.predict.sides import Sides, named, stored_inputs
 
 # Operators whose arguments follow from the sizes of what they read or make.

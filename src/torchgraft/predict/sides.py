@@ -10,8 +10,8 @@ from math import isclose
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
-from torchgraft.axes.trace import Step
 from torchgraft.couple import Coupled
 from torchgraft.couple.election import Ballot, spans_of_moves
 

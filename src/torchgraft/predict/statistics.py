@@ -9,8 +9,8 @@ from math import isclose
 
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.norms import Norm
+from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import Atom, atoms_of, size_of
-from torchgraft.axes.trace import Step
 from torchgraft.predict.settings import same_epsilon
 from torchgraft.predict.sides import Sides, named, stored_inputs
 from torchgraft.predict.walk import Course, place

@@ -7,8 +7,8 @@ __all__ = ["Course", "Found", "compare", "place"]
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from torchgraft.axes.flow import Flow
-from torchgraft.axes.trace import Step
+from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.steps import Step
 from torchgraft.predict.settings import differ
 from torchgraft.predict.sides import SAME, Sides, named, stored_inputs
 from torchgraft.records import Obstacle
@@ -17,17 +17,21 @@ from torchgraft.records import Obstacle
 Point = tuple[int, int, str]
 
 _SUMS = frozenset(("add", "sub"))
-_NORMS = frozenset(("native_layer_norm", "native_group_norm", "native_batch_norm"))
-_ORDER = "layers stand in another order than in the source"
+_NORMS = frozenset(("native_layer_norm", "native_group_norm"))
 _BRIEF = frozenset(("addmm", "mm"))  # the same product, with and without a bias
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An obstacle, and when in the target's run it is met."""
+    """An obstacle, and when in the target's run it is met.
+
+    ``kind`` is ``layer`` for a layer that only one network has, ``sum`` for a sum of which that is said, ``order`` for
+    one that values are put in; the last two may follow from others.
+    """
 
     position: int
     obstacle: Obstacle
+    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -72,8 +76,8 @@ def compare(sides: Sides) -> Course:
         course.found += [Found(number, Obstacle(what, where)) for what in differ(sides, mine, other)]
         course.found += _tensors(sides, number, mine, other)
         waiting += [(*pair, where) for pair in inputs]
-    sure = [one for one in course.found if one.obstacle.what != _ORDER]
-    course.found = sure or course.found  # what follows from the others
+    follows = {"sum", "order"} if any(one.kind == "layer" for one in course.found) else {"order"}
+    course.found = [one for one in course.found if one.kind not in follows] or course.found
     return course
 
 
@@ -143,9 +147,13 @@ def _apart(sides: Sides, at: Point, waiting: list[Point]) -> Iterator[Found]:
         waiting += [] if home is None else [(anchor.outputs[0], home.outputs[0], below)]
     step = target.step(t)
     where = below if step is None else place(target, step, below)
-    told = list(_layers(sides, mine, other)) or list(_functions(sides, mine, other, where, below))
-    for one in told or [Obstacle(_ORDER, where)]:
-        yield Found(target.maker.get(t, 0), one)
+    number = target.maker.get(t, 0)
+    told = [Found(number, one, "layer") for one in _layers(sides, mine, other)]
+    if not told:
+        told += [Found(number, one) for one in _functions(sides, mine, other, where, below)]
+        told += [Found(number, one, "order") for one in _functions(sides, mine, other, where, below, layout=True)]
+        told += [Found(number, one, "sum") for one in _sums(sides, mine, other, where)]
+    yield from told or [Found(number, Obstacle("layers stand in another order than in the source", where), "order")]
 
 
 def _home_of(sides: Sides, anchor: Step) -> Step | None:
@@ -211,22 +219,27 @@ def _home(keys: Sequence[str], sides: Sides) -> str:
     return key if shared else path
 
 
-def _functions(sides: Sides, mine: _Stretch, other: _Stretch, where: str, below: str) -> Iterator[Obstacle]:
-    """Yield the functions that only one network calls there."""
+def _functions(
+    sides: Sides, mine: _Stretch, other: _Stretch, where: str, below: str, *, layout: bool = False
+) -> Iterator[Obstacle]:
+    """Yield the functions that only one network calls there, or what only one does to the order of values."""
     called = [
-        [(named(flow, one), place(flow, one, below)) for one in stretch.steps if _is_function(flow, one)]
+        [(named(flow, one), place(flow, one, below)) for one in stretch.steps if _is_function(flow, one, layout)]
         for flow, stretch in ((sides.target.flow, mine), (sides.source.flow, other))
     ]
     new, gone = ([one for one in called[a] if one[0] not in {name for name, _ in called[1 - a]}] for a in (0, 1))
-    flows = sides.target.flow, sides.source.flow
-    sums = [sum(_adds(flow, one) for one in stretch.steps) for flow, stretch in zip(flows, (mine, other), strict=True)]
-    if sums[0] != sums[1]:
-        sides_told = ("the target", "the source") if sums[0] > sums[1] else ("the source", "the target")
-        told = f"{sides_told[0]} adds the input of this block to what it gives, {sides_told[1]} does not"
-        yield Obstacle(told, where)
     if new or gone:
         names = [", ".join(dict.fromkeys(name for name, _ in one)) or "none" for one in (gone, new)]
         yield Obstacle(" → ".join(names), new[0][1] if new else where)
+
+
+def _sums(sides: Sides, mine: _Stretch, other: _Stretch, where: str) -> Iterator[Obstacle]:
+    """Yield that only one network adds a stream to what was computed from it."""
+    flows = sides.target.flow, sides.source.flow
+    sums = [sum(_adds(flow, one) for one in stretch.steps) for flow, stretch in zip(flows, (mine, other), strict=True)]
+    if sums[0] != sums[1]:
+        one, another = ("the target", "the source") if sums[0] > sums[1] else ("the source", "the target")
+        yield Obstacle(f"{one} adds the input of this block to what it gives, {another} does not", where)
 
 
 def _adds(flow: Flow, step: Step) -> bool:
@@ -247,8 +260,9 @@ def _computed(flow: Flow, value: int) -> bool:
     return False
 
 
-def _is_function(flow: Flow, step: Step) -> bool:
-    return step.name not in SAME and step.name.rstrip("_") not in _SUMS and not any(stored_inputs(flow, step))
+def _is_function(flow: Flow, step: Step, layout: bool) -> bool:
+    plain = step.name not in SAME and step.name.rstrip("_") not in _SUMS and not any(stored_inputs(flow, step))
+    return plain and (step.name in LAYOUT) == layout
 
 
 def place(flow: Flow, step: Step, below: str) -> str:

@@ -16,9 +16,8 @@ from torchgraft.verify.rules import MEASURED, RULES, Finding, moment_of, placed,
 def reasons_for(evidence: Evidence, limit: float, known: Sequence[str] = (), most: int = 5) -> tuple[str, ...]:
     """Return why the computations part, the nearest to the place first, then what differs further on.
 
-    What the plan foretold counts before what the rules find at the same place.
-
-    Differences before the last layer that agrees have done no harm; they are named where nothing else is found.
+    Where the plan foretold something, rules add only what they see in the values. Differences before the last layer
+    that agrees have done no harm; they are named where nothing else is found.
 
     Args:
         evidence: what was measured.
@@ -45,13 +44,12 @@ def reasons_for(evidence: Evidence, limit: float, known: Sequence[str] = (), mos
 
 
 def _all(evidence: Evidence) -> Iterator[Finding]:
+    """Yield what the plan foretold and what a rule sees in the values; all that rules find where that is not all."""
     foretold = list(_foretold(evidence))
     yield from foretold
-    places, sentences = {one.where for one in foretold}, {one.what for one in foretold}
     for name, rule in RULES.items():
-        for one in rule(evidence):
-            if name in MEASURED or (one.where not in places and one.what not in sentences):
-                yield one
+        if name in MEASURED or not foretold:
+            yield from rule(evidence)
 
 
 def _foretold(evidence: Evidence) -> Iterator[Finding]:
