@@ -295,3 +295,28 @@ def test_other_methods_are_foretold_too() -> None:
     assert tg.plan(source, target, operator="clip").exact is False
     same = Net()
     assert tg.plan(source, same).exact
+
+
+class Shared(nn.Module):
+    """Attention in which one weight makes keys and values, and the code scales by the size of a head."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.num_heads, self.size = 2, size
+        self.q, self.kv, self.proj = nn.Linear(6, 2 * size), nn.Linear(6, 4 * size), nn.Linear(2 * size, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q = self.q(x).view(n, length, self.num_heads, -1).transpose(1, 2)
+        k, v = self.kv(x).view(n, length, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = ((q * self.size**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        found: Tensor = self.proj(mixed.transpose(1, 2).reshape(n, length, -1))
+        return found
+
+
+def test_larger_heads_whose_keys_and_values_have_one_weight_are_rescaled_in_the_queries() -> None:
+    source, target = drawn(Shared(4), 0), drawn(Shared(6), 1)
+    x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    report = tg.transfer(source, target, inputs=x)
+    assert tg.verify(source, target, report, x).exact
+    assert report.plan.exact

@@ -18,8 +18,8 @@ class Step:
     """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
 
     A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
-    product has for a factor. ``path`` is the module in which it ran, ``settings`` are the arguments that are no
-    tensors, ``over`` the axes whose units come together in it: what is summed, or shares statistics.
+    product has for a factor. ``path`` is the innermost module in which it ran, ``settings`` are the arguments that are
+    no tensors, ``over`` the axes whose units come together in it: what is summed, or shares statistics.
     """
 
     name: str

@@ -148,24 +148,18 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules, self._known, self._found = rules, known, found
         self._origins: dict[int, int] = {}  # the value that another one is a function of, place by place
-        self._paths = [""]  # the modules that run
+        self._path = ""  # the innermost module that runs
 
     def watch(self, module: nn.Module) -> None:
-        """Follow which modules run, and note the classes of the innermost ones."""
+        """Follow which of the innermost modules run, and note their classes."""
         for path, part in module.named_modules():
-            if isinstance(part, torch.jit.ScriptModule):
-                continue
-            part.register_forward_pre_hook(ours(partial(self._enter, path)))
-            part.register_forward_hook(ours(partial(self._leave, path)))
-            if not any(part.children()):
+            if not any(part.children()) and not isinstance(part, torch.jit.ScriptModule):
+                part.register_forward_pre_hook(partial(self._enter, path))
+                part.register_forward_hook(partial(self._enter, ""))
                 self._found.classes[path] = type(part).__name__
 
     def _enter(self, path: str, *_: Any) -> None:
-        self._paths.append(path)
-
-    def _leave(self, path: str, *_: Any) -> None:
-        while len(self._paths) > 1 and self._paths.pop() != path:  # what the model has caught did not leave
-            pass
+        self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -186,7 +180,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
         shape, over = tuple(outputs[0].shape), tuple(call.over)
-        made = Step(name, read, written, shape, scale_of(name, args), self._paths[-1], settings_of(args, kwargs), over)
+        made = Step(name, read, written, shape, scale_of(name, args), self._path, settings_of(args, kwargs), over)
         self._found.steps.append(made)
         origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
         if name in ("add", "add_") and len(origins) == 2:

@@ -9,7 +9,7 @@ from math import isclose
 from typing import Any
 
 from torchgraft.axes.steps import Step
-from torchgraft.predict.sides import Sides, named, stored_inputs
+from torchgraft.predict.sides import Sides, named
 
 # Operators whose arguments follow from the sizes of what they read or make.
 _SIZED = frozenset((
@@ -89,24 +89,28 @@ def _geometry(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
         )
         if before != after
     ]  # fmt: skip
-    shapes = [_kernel(sides, mine, of_source=False), _kernel(sides, other, of_source=True)]
+    shapes = [_shape(sides, mine, of_source=False), _shape(sides, other, of_source=True)]
     grown = [t - s for t, s in zip(shapes[0][2:], shapes[1][2:], strict=False)]
     kernels = f"kernel {_told(shapes[1][2:])} → {_told(shapes[0][2:])}"
     if any(one < 0 for one in grown):
         changes.append(kernels)
+    elif not all(shapes) and pad != pad_s:
+        changes.append(f"padding {_told(pad_s)} → {_told(pad)}")
     elif any(2 * (t - s) != more * step for t, s, more, step in zip(pad, pad_s, grown, dilation, strict=False)):
         changes.append(f"{kernels} with padding {_told(pad_s)} → {_told(pad)}")
-    sizes = shapes[0][1], shapes[1][1]
+    sizes = (shapes[0][1], shapes[1][1]) if all(shapes) else (0, 0)
     if groups < groups_s or (groups_s > 1 and sizes[0] < sizes[1]):
         changes.append(f"groups of {sizes[1]} → {sizes[0]} channels" if groups > 1 else f"{groups_s} → {groups} groups")
     if changes:
         yield ", ".join(changes)
 
 
-def _kernel(sides: Sides, step: Step, *, of_source: bool) -> tuple[int, ...]:
+def _shape(sides: Sides, step: Step, *, of_source: bool) -> tuple[int, ...]:
+    """Return the shape of a kernel, ``()`` for one that is computed: its tensors are looked at one by one."""
     groups = sides.source if of_source else sides.target
-    key = next(stored_inputs(groups.flow, step))
-    return tuple(sides.size(key, axis, of_source=of_source) for axis in range(len(groups.axes[key])))
+    key = groups.flow.parameter(step.inputs[1])
+    axes = () if key is None else groups.axes[key]
+    return tuple(sides.size(key, axis, of_source=of_source) for axis in range(len(axes))) if key is not None else ()
 
 
 def same_epsilon(target: float | None, source: float | None, factor: float) -> bool:

@@ -32,10 +32,10 @@ _KEEPS_ZERO = frozenset(("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky
 class Sides:
     """The groups of both networks, and the plan between them.
 
-    ``ballots`` are the moves by the target's key; ``sources`` the source's keys behind each of the target's;
-    ``again`` are those of the target that are served from what serves others, ``served`` the rest, ``placed`` the
-    source's keys that have a place; ``values`` are the tensors of one value, ``factors`` by what numbers in the
-    target's code may be larger.
+    ``ballots`` are the moves by the target's key; ``sources`` the source's keys behind each of the target's, ``placed``
+    those that have a place; ``again`` are the target's keys that are served from what serves others, ``served`` the
+    rest, in modules ``owners``; ``values`` are the tensors of one value, ``factors`` by what numbers in the target's
+    code may be larger. ``zeros`` and ``readers`` remember what was asked for.
     """
 
     target: AxisGroups
@@ -46,6 +46,7 @@ class Sides:
     sources: Mapping[str, frozenset[str]]
     placed: frozenset[str]
     served: frozenset[str]
+    owners: frozenset[str]
     again: frozenset[str]
     values: Mapping[str, float]
     factors: tuple[float, ...]
@@ -188,8 +189,9 @@ def sides_of(target: AxisGroups, source: AxisGroups, coupled: Coupled, operator:
     values = {fill.key: fill.value for fill in coupled.fills}
     factors = tuple(_factors(ballots, target, source))
     served = frozenset(sources) - again
+    owners = frozenset(key.rpartition(".")[0] for key in served)
     return Sides(
-        target, source, coupled, operator, ballots, sources, frozenset(placed), served, again, values, factors
+        target, source, coupled, operator, ballots, sources, frozenset(placed), served, owners, again, values, factors
     )  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def _of_axis(sides: Sides, ballot: Ballot, axis: int, places: _Places) -> str:
     move = ballot.move
     t, s = move.target.shape[axis], move.source.shape[axis]
     if axis > 1 and ballot.transfer.kind in DIMENSIONAL:
-        return ""  # the kernel: see the settings
+        direct = any(step.name == "convolution" for step in sides.uses(move.target.key))
+        return "" if direct or t == s else f"kernel {s} → {t}"  # what is read directly, the settings tell
     look = ballot.rows[axis], move.layout[axis] if move.layout else (), t, s, axis in move.lead
     if look in places.sound:
         return ""

@@ -215,8 +215,7 @@ def _home(keys: Sequence[str], sides: Sides) -> str:
     """Return the path of a layer, or the key of its weight where others of that module have a source."""
     key = next((one for one in keys if "weight" in one), keys[0])
     path = key.rpartition(".")[0]
-    shared = any(one.rpartition(".")[0] == path for one in sides.sources if one not in sides.again)
-    return key if shared else path
+    return key if path in sides.owners else path
 
 
 def _functions(
