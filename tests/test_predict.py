@@ -161,7 +161,7 @@ OTHER: dict[str, tuple[Any, Any, str]] = {
     "another norm": (Net(), Net(norm=layer_norm()), "at norm"),
     "group norm": (
         Net(norm=lambda n: nn.GroupNorm(2, n)), Net(16, norm=lambda n: nn.GroupNorm(2, n)),
-        "GroupNorm 8 → 16 takes its statistics over other units, at norm",
+        "GroupNorm 8 → 16 (in 2 groups) takes its statistics over other units, at norm",
     ),
     "no pictures any more": (Net(), Net(12, pool=_first), "at head"),
     "another place": (Net(pool=_first), Net(12, pool=_last), "select"),
@@ -303,7 +303,7 @@ class Shared(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.num_heads, self.size = 2, size
-        self.q, self.kv, self.proj = nn.Linear(6, 2 * size), nn.Linear(6, 4 * size), nn.Linear(2 * size, 5)
+        self.q, self.kv, self.proj = nn.Linear(7, 2 * size), nn.Linear(7, 4 * size), nn.Linear(2 * size, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         n, length, _ = x.shape
@@ -316,7 +316,7 @@ class Shared(nn.Module):
 
 def test_larger_heads_whose_keys_and_values_have_one_weight_are_rescaled_in_the_queries() -> None:
     source, target = drawn(Shared(4), 0), drawn(Shared(6), 1)
-    x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    report = tg.transfer(source, target, inputs=x)
+    x = torch.randn(2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    report = tg.transfer(source, target, inputs=x, pins={"q": "q", "kv": "kv"})
     assert tg.verify(source, target, report, x).exact
     assert report.plan.exact

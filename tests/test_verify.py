@@ -207,7 +207,7 @@ def test_new_tensors_that_do_something_are_named() -> None:
 def test_a_group_norm_over_more_channels() -> None:
     certificate = verified(net(norm=group_norm), net(16, norm=group_norm), operator="clip")
     told = [reason for reason in certificate.reasons if reason.startswith("GroupNorm")]
-    assert told == ["GroupNorm 8 → 16 takes its statistics over other units, at 1 and 1 more"]
+    assert told == ["GroupNorm 8 → 16 (in 2 groups) takes its statistics over other units, at 1 and 1 more"]
 
 
 def test_a_layer_norm_over_more_units() -> None:
