@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Any, Any, str, str]] = {
     "activation": (net(), net(act=nn.SiLU), "3", "ReLU → SiLU, at 2 and 1 more"),
     "activation's setting": (
         net(act=nn.LeakyReLU), net(act=lambda: nn.LeakyReLU(0.2)), "3",
-        "LeakyReLU(negative_slope=0.01) → LeakyReLU(negative_slope=0.2), at 2 and 1 more",
+        "LeakyReLU(default) → LeakyReLU(0.2), at 2 and 1 more",
     ),
     "pooling": (net(), net(16, pool=nn.AdaptiveMaxPool2d), "8", "AdaptiveAvgPool2d → AdaptiveMaxPool2d, at 6"),
     "stride": (net(), net(stride=2), "8", "stride 1×1 → 2×2, at 3"),
@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Any, Any, str, str]] = {
     "shallower": (
         net(depth=4), net(), "8", "a layer of the source has no place in the target, at the source's 6 and 3 more",
     ),
-    "narrower": (net(16), net(8), "3", "8 of the source's 16 units are kept, at 3 and 1 more"),
+    "narrower": (net(16), net(8), "3", "8 of the source's 16 units are kept, at 3 and 2 more"),
     "no bias": (net(), net(bias=False), "0", "a bias of the source has no place, at 0 and 1 more"),
 }  # fmt: skip
 
@@ -274,10 +274,10 @@ def test_an_output_that_is_scaled_is_told() -> None:
     certificate = verified(net(), Scaled(*net()))
     assert certificate.place is not None
     assert certificate.place.target == "output"
-    assert certificate.reasons == ("an output is the source's times 2.5",)
+    assert certificate.reasons == ("an output is the source's times 2.5", "none → mul, at the output")
 
 
-def test_what_no_rule_explains_is_said() -> None:
+def test_what_a_forward_does_by_itself_is_named() -> None:
     class Odd(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             odd: Tensor = super().forward(x.roll(1, 1))
@@ -286,7 +286,7 @@ def test_what_no_rule_explains_is_said() -> None:
     certificate = verified(net(), Odd(*net()))
     assert certificate.place is not None
     assert certificate.place.target == "0"
-    assert certificate.reasons == ("no rule explains it, at 0",)
+    assert certificate.reasons == ("none → roll, at 0",)
 
 
 def test_the_published_method_leaves_statistics_and_rims() -> None:
@@ -316,8 +316,8 @@ def test_a_new_block_that_is_the_identity_is_no_reason(gain: float) -> None:
     target = nn.Sequential(nn.Linear(6, 8), Branch(8, gain), nn.Linear(8, 3))
     certificate = verified(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), target, exclude_target=["1"])
     assert certificate.exact == (gain == 0)
-    told = "a layer has no counterpart in the source and is no identity, at 1"
-    assert (told in certificate.reasons) == (gain != 0)
+    told = [one for one in certificate.reasons if one.startswith("a layer has no counterpart in the source")]
+    assert bool(told) == (gain != 0)
 
 
 # --- modes --------------------------------------------------------------------------------------------------------

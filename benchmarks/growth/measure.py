@@ -26,7 +26,10 @@ _REPEATS = 5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one pair gave; ``failure`` says why nothing was measured. Times are in milliseconds."""
+    """What one pair gave; ``failure`` says why nothing was measured. Times are in milliseconds.
+
+    ``foretold`` is whether the plan says that the target will be exact, and ``forecast`` how long it took to find out.
+    """
 
     section: str
     name: str
@@ -44,6 +47,8 @@ class Row:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failure: str = ""
+    foretold: bool | None = None
+    forecast: float = 0.0
 
 
 def measure(case: Case) -> Row:
@@ -63,6 +68,7 @@ def _measured(case: Case) -> Row:
     axis_groups._KEPT.clear()
     first, plan = _timed(lambda: tg.plan(source, target))
     again = min(_timed(lambda: tg.plan(source, target))[0] for _ in range(_REPEATS))
+    forecast, foretold = _timed(lambda: plan.exact)
     applied, report = _timed(lambda: tg.apply(plan, source, target))
     found = tg.verify(source, target, report, inputs)
     double, single, training = (
@@ -73,6 +79,7 @@ def _measured(case: Case) -> Row:
     return Row(
         case.section, case.name, found.exact, double, single, training, varied(source, inputs), report.coverage,
         report.counts(), 1e3 * first, 1e3 * again, 1e3 * applied, place, found.reasons, (*plan.notes, *found.notes),
+        foretold=foretold, forecast=1e3 * forecast,
     )  # fmt: skip
 
 

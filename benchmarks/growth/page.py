@@ -21,12 +21,13 @@ between 0.5 and 1.5). Both models are float64. `tg.verify` runs them on the same
 - *exact*: the largest deviation over the source's largest output is at most 1e-10 in float64 and 1e-4 in float32;
 - *example to example*: how much the source's own output changes from one example to the next, in the same measure, so
   that a deviation means something;
-- *plan first*: on architectures that were not met before, axis groups found; *again*: the same modules once more.
+- *plan first*: on architectures that were not met before, axis groups found; *again*: the same modules once more;
+- *forecast*: the first `plan.exact`, which says before anything is written whether the target will be exact.
 """
 
 _COLUMNS = (
     "pair", "exact", "float64", "float32", "train mode, float64", "example to example", "coverage", "tensors",
-    "plan first, ms", "again, ms", "apply, ms",
+    "plan first, ms", "again, ms", "forecast, ms", "apply, ms",
 )  # fmt: skip
 
 
@@ -41,10 +42,26 @@ def render(rows: Sequence[Row], command: str, minutes: float) -> str:
         f"{max((row.double for row in measured if row.exact), default=float('nan')):.1e} in float64 and "
         f"{max((row.single for row in measured if row.exact), default=float('nan')):.1e} in float32.",
     ]
+    lines += ["", *_forecasts(rows)]
     for section in dict.fromkeys(row.section for row in rows):
         lines += ["", *_table(section, [row for row in rows if row.section == section])]
     lines += ["", *_reasons(rows)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _forecasts(rows: Sequence[Row]) -> Iterator[str]:
+    """What the plans foretold beside what was measured."""
+    yield "## What the plan foretells"
+    yield ""
+    yield "| `plan.exact` | exact | not exact |"
+    yield "|---|---:|---:|"
+    for foretold, name in ((True, "yes"), (False, "no"), (None, "not known")):
+        measured = [row.exact for row in rows if row.foretold == foretold and not row.failure]
+        yield f"| {name} | {sum(measured)} | {len(measured) - sum(measured)} |"
+    wrong = [row.name for row in rows if row.foretold and not row.exact]
+    if wrong:
+        yield ""
+        yield f"Foretold exact, and not: {', '.join(wrong)}."
 
 
 def _table(section: str, rows: Sequence[Row]) -> Iterator[str]:
@@ -60,7 +77,7 @@ def _table(section: str, rows: Sequence[Row]) -> Iterator[str]:
         yield (
             f"| {row.name} | {'yes' if row.exact else '**no**'} | {row.double:.1e} | {row.single:.1e} | "
             f"{row.training:.1e} | {row.varied:.2f} | {row.coverage:.1%} | {counts} | {row.first:,.0f} | "
-            f"{row.again:,.0f} | {row.apply:,.0f} |"
+            f"{row.again:,.0f} | {row.forecast:,.0f} | {row.apply:,.0f} |"
         )
 
 
@@ -88,5 +105,5 @@ def line(row: Row) -> str:
         return f"FAILED {row.name}: {row.failure}"
     told = f"{'exact' if row.exact else 'NOT  '} {row.name}: {row.double:.1e} {row.single:.1e} train {row.training:.1e}"
     told += f" varied {row.varied:.2f} coverage {row.coverage:.3f} {dict(row.counts)}"
-    told += f" plan {row.first:.0f} {row.again:.0f} apply {row.apply:.0f}"
+    told += f" plan {row.first:.0f} {row.again:.0f} apply {row.apply:.0f} foretold {row.foretold} {row.forecast:.0f}"
     return told if row.exact else f"{told}\n      at {row.place}: {'; '.join(row.reasons[:3])} | {row.notes}"

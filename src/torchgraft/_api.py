@@ -4,16 +4,17 @@ from __future__ import annotations
 
 __all__ = ["Ranking", "apply", "plan", "rank", "similarity", "transfer"]
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import nn
 
 from torchgraft.axes import AxisGroups, axis_groups
-from torchgraft.axes.inputs import InputsError
-from torchgraft.errors import ApplyError, SpecError, choose
+from torchgraft.errors import ApplyError, GraftError, InputsError, SpecError, choose
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
 from torchgraft.network import read_module, unwrap
@@ -113,6 +114,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         tuple(options.get("exclude_target", ())),
         tuple(options.get("exclude_source", ())),
     )
+    held = _kept(module), _kept(origin.module)
     return make_plan(
         network,
         origin.network,
@@ -120,27 +122,52 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         options.get("method", "graft"),
         pins=pins,
         labels=options.get("labels"),
-        groups=partial(_groups, module, origin.module, options.get("inputs")),
+        groups=partial(_groups, *held, options.get("inputs")),
+        alike=partial(_alike, *held),
         trainable=options.get("trainable", False),
         seed=options.get("seed", 0),
     )
 
 
-def _groups(target: nn.Module | None, source: nn.Module | None, inputs: Any) -> tuple[AxisGroups, AxisGroups] | str:
+Held = Callable[[], nn.Module | None]
+
+
+def _alike(target: Held, source: Held, name: str, other: str) -> bool:
+    """Tell whether two buffers hold the same values, as far as that can be seen."""
+    modules = target(), source()
+    if modules[0] is None or modules[1] is None:
+        return True
+    a, b = modules[0].get_buffer(name), modules[1].get_buffer(other)
+    known = a.shape == b.shape and not a.is_meta and not b.is_meta
+    return not known or torch.allclose(a.to(b), b, rtol=1e-6, equal_nan=True)
+
+
+def _kept(module: nn.Module | None) -> Held:
+    """Return what gives a module as long as somebody else needs it: a plan must not keep its weights in memory."""
+    if module is None or all(tensor.is_meta for tensor in module.parameters()):
+        return lambda: module
+    return weakref.ref(module)
+
+
+def _groups(target: Held, source: Held, inputs: Any) -> tuple[AxisGroups, AxisGroups] | str:
     """Return the axis groups of both networks, or the reason why those of one are not known."""
     given = () if inputs is None else inputs if isinstance(inputs, tuple | list | Mapping) else (inputs,)
     options = dict(given) if isinstance(given, Mapping) else None
     arguments = None if inputs is None else () if isinstance(given, Mapping) else tuple(given)
     found = []
-    for side, module in (("target", target), ("source", source)):
+    for side, held in (("target", target), ("source", source)):
+        module = held()
         if module is None:
             return f"the {side} is a table without code, so its couplings are not known"
         try:
             found.append(axis_groups(module, arguments, options))
         except InputsError:
             return f"the {side} runs on no input that was guessed: pass inputs="
-        except Exception as error:  # the model's own code runs here, and a plan can be made without it
-            return " ".join(f"running the {side} failed with {type(error).__name__}: {error}".split())[:300]
+        except GraftError as error:  # a plan can be made without a run
+            return f"the {side} could not be run: {error}"
+        except Exception as error:
+            error.add_note(f"torchgraft could not find the axis groups of the {side}: please report this")
+            raise
     return found[0], found[1]
 
 

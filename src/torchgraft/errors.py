@@ -6,6 +6,8 @@
     ├── PlanError                    two networks that cannot be planned (a lazy module, a wrong plan file)
     │   └── PinError                 a pin or an exclusion that cannot hold
     ├── ApplyError                   a plan that does not fit the tensors it is applied to
+    ├── RunError                     a model whose own code failed when it was run; the failure is its ``__cause__``
+    ├── InputsError                  a model for which no inputs were found that it runs on
     └── LabError                     an experiment that cannot be run: its data, its record or its store
 
 Each message is one sentence that names the thing and then the fix, so that a command line can print it as it is.
@@ -13,7 +15,19 @@ Each message is one sentence that names the thing and then the fix, so that a co
 
 from __future__ import annotations
 
-__all__ = ["ApplyError", "CheckpointError", "GraftError", "LabError", "PinError", "PlanError", "SpecError", "choose"]
+__all__ = [
+    "ApplyError",
+    "CheckpointError",
+    "GraftError",
+    "InputsError",
+    "LabError",
+    "PinError",
+    "PlanError",
+    "RunError",
+    "SpecError",
+    "brief",
+    "choose",
+]
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -46,8 +60,25 @@ class ApplyError(GraftError):
     """A plan that does not fit the tensors it is applied to."""
 
 
+class RunError(GraftError):
+    """A model whose own code failed when it was run; what it raised is the ``__cause__``."""
+
+
+class InputsError(GraftError):
+    """A model for which no inputs were found that it runs on."""
+
+
 class LabError(GraftError):
     """An experiment of the lab that cannot be run: its data, its record or its store is at fault."""
+
+
+def brief(error: BaseException, most: int = 200) -> str:
+    """Return the type and the message of an error in one line of at most ``most`` characters.
+
+    >>> brief(KeyError("a"))
+    "KeyError: 'a'"
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:

@@ -7,11 +7,24 @@ __all__ = ["Plan", "Report"]
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from torchgraft.errors import PlanError
-from torchgraft.records import Fill, Move, Part, Passage, Setting, Stretch, TensorPlan, TensorSpec, Transfer, UnitMap
+from torchgraft.forecast import Forecast, told
+from torchgraft.records import (
+    Fill,
+    Move,
+    Obstacle,
+    Part,
+    Passage,
+    Setting,
+    Stretch,
+    TensorPlan,
+    TensorSpec,
+    Transfer,
+    UnitMap,
+)
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
 from torchgraft.windows import windows_of
 
@@ -48,7 +61,9 @@ class Plan(_Ledger):
     ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
     ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
     ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too,
-    ``fills`` the values of tensors that are silenced, ``passages`` new layers that give on what they read.
+    ``fills`` the values of tensors that are silenced, ``passages`` new layers that give on what they read. ``forecast``
+    tells whether the target will compute the source's function; it follows from both networks, so it is no part of what
+    makes two plans equal.
     """
 
     method: str
@@ -63,23 +78,43 @@ class Plan(_Ledger):
     settings: tuple[Setting, ...] = ()
     fills: tuple[Fill, ...] = ()
     passages: tuple[Passage, ...] = ()
+    forecast: Forecast = field(default_factory=Forecast, compare=False, repr=False)
 
     fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
 
     def __str__(self) -> str:
         head = f"{self.source} → {self.target} by {self.method}"
         notes = [f"note: {note}" for note in self.notes]
-        return render(head, tensor_table(self.tensors), summary_line(self.tensors), *notes)
+        told = self.forecast.lines()
+        return render(head, tensor_table(self.tensors), summary_line(self.tensors), *told, *notes)
 
     def __repr__(self) -> str:
         return f"<Plan {self.source} → {self.target} by {self.method}: {summary_line(self.tensors)}>"
+
+    @property
+    def exact(self) -> bool | None:
+        """Whether the target will compute the source's function; ``None`` where that is not known.
+
+        Found out from shapes and one run without values of each model, when it is first asked.
+        """
+        return self.forecast.exact
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """What keeps it from that, in the order of the target's run, one sentence for each kind."""
+        return told(self.forecast.obstacles or ())
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """Matched layers as ``(source path, target path)``, in the order of the target."""
         return tuple((transfer.source, transfer.target) for transfer in self.transfers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data."""
+        """Return the plan as plain data, ``obstacles`` and ``exact`` among it."""
+        known = self.forecast.obstacles
+        obstacles = None if known is None else [asdict(one) for one in known]
+        return {**self._content(), "exact": self.exact, "obstacles": obstacles}
+
+    def _content(self) -> dict[str, Any]:
         head = {name: getattr(self, name) for name in self.fields}
         transfers, tensors = [_transfer_data(one) for one in self.transfers], [asdict(one) for one in self.tensors]
         units = {name: [asdict(one) for one in getattr(self, name)] for name in _LISTS}
@@ -91,7 +126,7 @@ class Plan(_Ledger):
 
     def fingerprint(self) -> str:
         """Hash of the plan's content (sha256, hexadecimal): equal plans have equal fingerprints."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -118,6 +153,7 @@ class Plan(_Ledger):
                 settings=tuple(Setting(one["path"], one["attribute"], float(one["value"])) for one in data["settings"]),
                 fills=tuple(Fill(one["key"], float(one["value"])) for one in data["fills"]),
                 passages=tuple(map(_passage, data.get("passages", ()))),
+                forecast=Forecast(found=_obstacles(data["obstacles"])),
             )
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, PlanError):
@@ -166,6 +202,10 @@ class Report(_Ledger):
         head = {"method": self.method, "source": self.source, "target": self.target, "plan": self.fingerprint}
         totals = {"coverage": self.coverage, "elements": self.total, "counts": self.counts()}
         return {**head, **totals, "tensors": [asdict(tensor) for tensor in self.tensors]}
+
+
+def _obstacles(data: list[dict[str, Any]] | None) -> tuple[Obstacle, ...] | None:
+    return None if data is None else tuple(Obstacle(str(one["what"]), str(one["where"])) for one in data)
 
 
 def _spec(data: dict[str, Any]) -> TensorSpec:

@@ -14,6 +14,7 @@ __all__ = [
     "Move",
     "Network",
     "Node",
+    "Obstacle",
     "Pair",
     "Part",
     "Passage",
@@ -238,6 +239,14 @@ class Setting:
     path: str
     attribute: str
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """``what`` keeps the target from computing the source's function, and ``where``: a path of the target."""
+
+    what: str
+    where: str
 
 
 @dataclass(frozen=True, slots=True)

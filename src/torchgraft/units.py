@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RULES", "Pairs", "axis_indices", "count", "covered", "move_indices", "pairs_of"]
+__all__ = ["RULES", "Pairs", "axis_indices", "count", "covered", "move_indices", "pairs_of", "product_indices"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -73,13 +73,22 @@ def axis_indices(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> Pairs
 
 
 def _stretch(stretch: Stretch, maps: Sequence[UnitMap]) -> Pairs:
+    into, out_of = product_indices([maps[number] for number in stretch.maps])
+    return into + stretch.into, out_of + stretch.out_of
+
+
+def product_indices(maps: Iterable[UnitMap]) -> Pairs:
+    """Return the places that several maps pair along an axis that is their product, the slowest first.
+
+    >>> [side.tolist() for side in product_indices([UnitMap(2, 1, "start"), UnitMap(3, 2, "start")])]
+    [[0, 1], [0, 1]]
+    """
     into, out_of = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    for number in stretch.maps:
-        units = maps[number]
+    for units in maps:
         t, s = pairs_of(units)
         into = (into[:, None] * units.target + t[None, :]).reshape(-1)
         out_of = (out_of[:, None] * units.source + s[None, :]).reshape(-1)
-    return into + stretch.into, out_of + stretch.out_of
+    return into, out_of
 
 
 def move_indices(move: Move, axis: int, maps: Sequence[UnitMap], sizes: tuple[int, int] | None = None) -> Pairs:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgraft.axes import InputsError, axis_groups, example_inputs
-from torchgraft.errors import GraftError
+from torchgraft.axes import axis_groups, example_inputs
+from torchgraft.errors import GraftError, InputsError
 
 
 class Flat(nn.Module):

@@ -14,23 +14,31 @@ _SCORED = frozenset(("bmm", "baddbmm"))  # products of two computed values
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the products of queries and keys are multiplied by; ``fused`` where one weight makes both."""
+    """What the products of queries and keys are multiplied by; ``fused`` where the same weight makes others of them."""
 
     scale: float
     fused: bool
 
 
 def attention_scales(flow: Flow) -> dict[str, Scores]:
-    """Return, by the key of every weight or bias that makes keys, the number that scores are multiplied by."""
+    """Return, by the key of every weight or bias that makes keys, the number that scores are multiplied by.
+
+    Where one weight makes keys and values, the queries take the place of the keys if they have a weight to themselves.
+    """
     found: dict[str, Scores] = {}
+    mixed = {flow.plain(step.inputs[-2]): step.inputs[-1] for step in flow.steps if step.name in _SCORED}
     for step in flow.steps:
         scores = _scores(flow, step.inputs[0]) if step.name in _SOFTMAXES else None
         if scores is None:
             continue
         product, factor = scores
         queries, keys = (flow.scaled(value) for value in flow.steps[product].inputs[-2:])
+        values = mixed.get(step.outputs[0])
         makers = [_makers(flow, value) for value, _ in (queries, keys)]
-        fused = not makers[1].isdisjoint(makers[0])
+        others = set() if values is None else _makers(flow, flow.scaled(values)[0])
+        if makers[1] & others and not makers[0] & (makers[1] | others):
+            makers = makers[::-1]
+        fused = not makers[1].isdisjoint(makers[0] | others)
         found |= {key: Scores(factor * queries[1] * keys[1], fused) for key in makers[1]}
     return found
 

@@ -129,7 +129,7 @@ class _Walk:
         elif isinstance(value, types.MethodType):
             self._row((value.__func__, value.__self__))
         elif isinstance(value, types.FunctionType):
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            cells = [_content(cell) for cell in value.__closure__ or ()]
             self._row((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
 
     def _tree(self, root: nn.Module) -> None:
@@ -197,6 +197,13 @@ class _Walk:
 def _class(kind: type) -> Any:
     """A parametrized module has a class of its own, made from the one that it had before."""
     return ("parametrized", kind.__bases__) if kind.__module__ == "torch.nn.utils.parametrize" else kind
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that has no value yet
+        return None
 
 
 def _slots(kind: type) -> Iterable[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of", "grouped_weights"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torchgraft.axes.trace import Step, Trace
+from torchgraft.axes.steps import Step
+from torchgraft.axes.trace import Trace
 
 #: Operators that only change how a value lies, or pass a part of it on.
 LAYOUT = frozenset(
@@ -38,11 +39,19 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The steps of a run, the number of the step that made each value, and the keys of stored tensors by value."""
+    """The steps of a run, the number of the step that made each value, and the keys of stored tensors by value.
+
+    ``given`` and ``outputs`` are the values of inputs and outputs, ``classes`` those of the modules without
+    others inside, by path; ``constants`` the names of buffers that no state dict holds.
+    """
 
     steps: Sequence[Step]
     maker: Mapping[int, int]
     stored: Mapping[int, str]
+    given: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    classes: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[int, str] = field(default_factory=dict)
 
     def step(self, value: int) -> Step | None:
         """Return the step that made a value, ``None`` for what was there before the run."""
@@ -97,7 +106,7 @@ class Flow:
 def flow_of(found: Trace) -> Flow:
     """Return a run as a graph."""
     maker = {value: number for number, step in enumerate(found.steps) for value in step.outputs}
-    return Flow(found.steps, maker, found.stored)
+    return Flow(found.steps, maker, found.stored, found.given, found.outputs, found.classes, found.constants)
 
 
 def grouped_weights(flow: Flow) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchgraft.axes.attention import Scores, attention_scales
 from torchgraft.axes.branches import Branch, branches
-from torchgraft.axes.flow import flow_of, grouped_weights
+from torchgraft.axes.flow import Flow, flow_of, grouped_weights
 from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.links import Link, links
 from torchgraft.axes.norms import Norm, PostNorm, Reader, norms, post_norms, readers
@@ -72,7 +72,7 @@ class AxisGroups:
     norm gives; ``scales`` tell what attention scores are multiplied by, by the tensors that make the keys;
     ``layer_scales`` name the vector that multiplies what a layer gives, by the keys of its weight and bias;
     ``grouped`` counts the groups of convolutions that have more than one, by the key of their weight; ``idle`` are
-    the keys of tensors that no output is computed from.
+    the keys of tensors that no output is computed from; ``flow`` is the run itself.
     """
 
     groups: tuple[Group, ...]
@@ -91,6 +91,7 @@ class AxisGroups:
     layer_scales: Mapping[str, str]
     grouped: Mapping[str, int]
     idle: frozenset[str]
+    flow: Flow
 
     def free(self) -> tuple[Group, ...]:
         """Return the groups whose units may move."""
@@ -122,7 +123,7 @@ def axis_groups(
 
     Raises:
         InputsError: no inputs were given, and the model runs on nothing that was tried.
-        Exception: whatever the model raises on the given inputs.
+        RunError: the model fails on the given inputs.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> for group in axis_groups(net).free():
@@ -178,6 +179,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         layer_scales(flow),
         grouped_weights(flow),
         found.idle,
+        flow,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputsError", "example_inputs", "first_that_runs", "real_dtype"]
+__all__ = ["example_inputs", "first_that_runs", "real_dtype"]
 
 from collections.abc import Callable
 from functools import cache
@@ -14,17 +14,13 @@ from torch import nn
 
 from torchgraft.axes.guesses import candidates
 from torchgraft.axes.holes import Candidate, drawn
-from torchgraft.axes.shadow import plain_operators, shadow_of
-from torchgraft.errors import GraftError
+from torchgraft.axes.shadow import called, plain_operators, shadow_of
+from torchgraft.errors import InputsError, RunError, brief
 from torchgraft.network import unwrap
 
 T = TypeVar("T")
 
 _MOST = 60  # candidates that are tried
-
-
-class InputsError(GraftError):
-    """A model for which no inputs were found that it runs on."""
 
 
 def example_inputs(
@@ -60,11 +56,12 @@ def example_inputs(
 
 
 def first_that_runs(module: nn.Module, run: Callable[[Candidate, bool], T], small: bool = False) -> T:
-    """Return what a run returns for the first guess for which it raises nothing.
+    """Return what a run returns for the first guess on which the model does not fail.
 
     Args:
         module: the model, of which the guesses are.
-        run: called with a guess, and whether it is to run with values; first all without, then all with them.
+        run: called with a guess, and whether it is to run with values; first all without, then all with them. It
+            raises a :class:`~torchgraft.errors.RunError` where the model fails.
         small: small pictures first.
 
     Raises:
@@ -76,12 +73,11 @@ def first_that_runs(module: nn.Module, run: Callable[[Candidate, bool], T], smal
         for guess in guesses:
             try:
                 return run(guess, values)
-            except Exception as error:  # anything may go wrong with inputs that are only guessed
-                first = first or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            except RunError as error:  # anything may go wrong in a model on inputs that are only guessed
+                first = first or brief(error.__cause__ or error)
     raise InputsError(
         f"{type(module).__name__} ran on none of {len(guesses)} guessed inputs (the first failed with {first}): "
-        "pass inputs= (and options= for keyword arguments)"
-        + (", or build the model in memory where its way depends on values" if _hollow(module) else "")
+        "pass inputs=" + (", or build the model in memory where its way depends on values" if _hollow(module) else "")
     )
 
 
@@ -92,7 +88,7 @@ def _hollow(module: nn.Module) -> bool:
 def _run(module: nn.Module, guess: Candidate, seed: int | None) -> None:
     arguments, options = drawn(guess, seed, real_dtype(module))
     with torch.no_grad(), plain_operators():
-        module(*arguments, **options)
+        called(module, arguments, options)
 
 
 def real_dtype(module: nn.Module) -> torch.dtype:

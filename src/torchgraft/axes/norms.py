@@ -11,7 +11,7 @@ from torch import nn
 
 from torchgraft.axes.branches import closing_keys
 from torchgraft.axes.flow import Flow
-from torchgraft.axes.trace import Step
+from torchgraft.axes.steps import Step
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in torch and elsewhere
 

@@ -17,6 +17,7 @@ from torchgraft.axes.holes import Candidate, drawn
 from torchgraft.axes.inputs import first_that_runs, real_dtype
 from torchgraft.axes.rules import apply_rules
 from torchgraft.axes.trace import Trace, trace
+from torchgraft.errors import RunError
 
 
 def architecture(
@@ -26,7 +27,7 @@ def architecture(
     given = tree_map_only(Tensor, _hollow, (None if inputs is None else tuple(inputs), dict(options or {})))
     try:
         return fingerprint(module), fingerprint(given)
-    except UnknownError:
+    except (UnknownError, RecursionError):  # the attributes of a model may be nested as deeply as they like
         return None
 
 
@@ -40,7 +41,7 @@ def traced(module: nn.Module, inputs: Sequence[Any] | None, options: Mapping[str
         return first_that_runs(module, partial(_guessed, module))
     try:
         return trace(module, inputs, apply_rules, options), True
-    except Exception:  # a way that depends on values; any other fault shows again
+    except RunError:  # a way that depends on values; any other fault shows again
         given = tree_leaves((module.state_dict(), tuple(inputs), dict(options or {})))
         if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in given):
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = [
     "Axes",
     "Call",
-    "Step",
     "Trace",
     "broadcast",
     "fresh",
@@ -17,8 +16,10 @@ __all__ = [
     "wide",
 ]
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,43 +29,37 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.fingerprint import uniform
 from torchgraft.axes.outputs import outputs_of
-from torchgraft.axes.shadow import plain_operators, shadow_of
+from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
+from torchgraft.axes.steps import Step, scale_of, settings_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
+from torchgraft.errors import brief
 from torchgraft.network import unwrap
 
 Axes = tuple[Term, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
-
-    A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
-    product has for a factor, ``groups`` how many groups a convolution has.
-    """
-
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shape: tuple[int, ...]
-    scale: float = 1.0
-    groups: int = 1
 
 
 @dataclass(slots=True)
 class Trace:
     """What a run has shown: the axes of every parameter and buffer, and the operators that no rule knows.
 
+    ``failed`` are those of them whose rule raised something, and what: faults of ours.
+
     ``axes`` are by key of the state dict, further names of tied tensors left out; ``steps`` are the operators in the
     order of the run, ``stored`` the keys of the values that are parameters or buffers, ``idle`` the keys of those that
-    no output is computed from.
+    no output is computed from; ``given`` and ``outputs`` are the values of inputs and outputs, ``classes``
+    those of the modules without others inside, by path; ``constants`` the names of buffers that are not stored.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     stored: dict[int, str] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
+    given: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    classes: dict[str, str] = field(default_factory=dict)
+    constants: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +71,7 @@ class Call:
     kwargs: Mapping[str, Any]
     outputs: tuple[Tensor, ...]
     _known: _Known
+    over: list[Term] = field(default_factory=list)
 
     def axes(self, tensor: Tensor) -> Axes:
         """Return the axes of an input."""
@@ -84,6 +80,12 @@ class Call:
     def give(self, axes: Sequence[Term], output: int = 0) -> None:
         """Set the axes of an output."""
         self._known.set(self.outputs[output], tuple(axes))
+
+    def couple(self, axes: Sequence[Term], what: str = "") -> None:
+        """Say that the units of these axes come together: what is summed, or shares statistics."""
+        self.over.extend(axes)
+        if what:
+            mark(axes, what)
 
     def give_new(self, locked: str = "", first: int = 0) -> None:
         """Give the outputs from number ``first`` on axes of their own."""
@@ -146,35 +148,52 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules, self._known, self._found = rules, known, found
         self._origins: dict[int, int] = {}  # the value that another one is a function of, place by place
+        self._path = ""  # the innermost module that runs
+
+    def watch(self, module: nn.Module) -> None:
+        """Follow which of the innermost modules run, and note their classes."""
+        for path, part in module.named_modules():
+            if not any(part.children()) and not isinstance(part, torch.jit.ScriptModule):
+                part.register_forward_pre_hook(partial(self._enter, path))
+                part.register_forward_hook(partial(self._enter, ""))
+                self._found.classes[path] = type(part).__name__
+
+    def _enter(self, path: str, *_: Any) -> None:
+        self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         outputs = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        if not outputs:
-            return result
+        if outputs:
+            self._note(func, tuple(args), kwargs or {}, outputs)
+        return result
+
+    @ours
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
+        """Write down one operator, and what it does to axes."""
         name = str(func.overloadpacket).removeprefix("aten.")
-        call = Call(name, tuple(args), kwargs or {}, outputs, self._known)
+        call = Call(name, args, kwargs, outputs, self._known)
         read = tuple(map(self._known.number, call.tensors()))
         written = tuple(self._known.number(output, new=True) for output in outputs)
-        groups = args[8] if name == "convolution" else 1
-        self._found.steps.append(Step(name, read, written, tuple(outputs[0].shape), _scale(name, args), groups))
         pointwise = torch.Tag.pointwise in func.tags
-        if not self._rules(replace(call, name="pointwise") if pointwise else call):
+        if not self._knows(replace(call, name="pointwise") if pointwise else call, name):
             self._found.unknown[name] = self._found.unknown.get(name, 0) + 1
             _give_up(call)
+        shape, over = tuple(outputs[0].shape), tuple(call.over)
+        made = Step(name, read, written, shape, scale_of(name, args), self._path, settings_of(args, kwargs), over)
+        self._found.steps.append(made)
         origins = {self._origins.get(value, value) for value in read if value not in self._found.stored}
         if name in ("add", "add_") and len(origins) == 2:
             mark(call.axes(outputs[0]), "sum")  # of two computed values: a stream into which both write
         origin = origins.pop() if pointwise and len(origins) == 1 else written[0]
         self._origins.update(dict.fromkeys(written, origin))
-        return result
 
-
-def _scale(name: str, args: Sequence[Any]) -> float:
-    factor = args[1] if len(args) > 1 and isinstance(args[1], int | float) else 1
-    if name.rstrip("_") == "mul":
-        return float(factor)
-    return 1 / factor if name.rstrip("_") == "div" and factor else 1.0
+    def _knows(self, call: Call, name: str) -> bool:
+        try:
+            return self._rules(call)
+        except Exception as error:  # a plan can be made without this operator: told once the run is over
+            self._found.failed[name] = brief(error)
+            return False
 
 
 def _give_up(call: Call) -> None:
@@ -202,6 +221,9 @@ def trace(
         rules: write the axes of an operator's outputs; false where no rule knows it.
         options: keyword arguments.
         values: run with values where the module stands, since its way depends on them.
+
+    Raises:
+        RunError: the model fails.
     """
     module = unwrap(module)
     shadow = shadow_of(module, values)
@@ -210,15 +232,22 @@ def trace(
     arguments = tree_map_only(
         Tensor, lambda tensor: _input(tensor, known, values), (tuple(inputs), dict(options or {}))
     )
-    with torch.no_grad(), plain_operators(), _Mode(rules, known, found):
-        result = shadow(*arguments[0], **arguments[1])
+    mode = _Mode(rules, known, found)
+    mode.watch(shadow)
+    found.given = tuple(known.number(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+    with torch.no_grad(), plain_operators(), mode:
+        result = called(shadow, *arguments)
+    for name, error in found.failed.items():
+        told = f"the rule for the operator {name} failed ({error}), so its axes stay as they are: please report this"
+        warnings.warn(told, stacklevel=2)
     outputs = outputs_of(result)
     for output in outputs:
         for axis in known.of(output):
             lock(axis, "an output")
     _lock_unread(found)
     _lock_cut_off(found, known)
-    found.idle = _idle(found, set(map(known.number, outputs)))
+    found.outputs = tuple(map(known.number, outputs))
+    found.idle = _idle(found, set(found.outputs))
     return found
 
 
@@ -266,6 +295,7 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
         if id(tensor) not in seen:  # computed by the constructor, and lost in a state dict
             reason = "" if key in uniform else "a buffer that is not stored"
             known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
+            found.constants[known.number(tensor)] = key
 
 
 def _uniform_buffers(module: nn.Module) -> frozenset[str]:

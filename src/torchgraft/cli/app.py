@@ -125,6 +125,7 @@ def app(context: click.Context) -> None:
       torchgraft plan old.safetensors --target timm:efficientnet_b2
       torchgraft transfer old.safetensors --target timm:efficientnet_b2 -o warm.safetensors
       torchgraft rank --target timm:efficientnet_b2 a.safetensors b.safetensors
+      torchgraft verify timm:resnet18 timm:resnet34       does the one compute what the other does?
       torchgraft similarity timm:resnet18 timm:resnet34
 
     \b
@@ -139,7 +140,7 @@ def app(context: click.Context) -> None:
       *.safetensors, *.pt, *.pth, *.bin, *.ckpt (its pickle is never executed), *.npz,
       the index of a sharded one (*.index.json), or a folder that holds one of these.
 
-    Exit codes: 0 done, 2 refused with one line on stderr, 130 interrupted.
+    Exit codes: 0 done, 1 not exact (verify), 2 refused with one line on stderr, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

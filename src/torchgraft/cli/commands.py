@@ -33,8 +33,10 @@ from torchgraft.cli.options import (
     result_only_option,
     seed_option,
     source_option,
+    target_option,
 )
-from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, stdout_console
+from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, spoken, stdout_console
+from torchgraft.cli.verifying import verify
 from torchgraft.errors import CheckpointError, GraftError, PlanError
 from torchgraft.io import atomic_write, resolve, resolve_source, save_safetensors
 from torchgraft.similarity import MEASURES
@@ -45,7 +47,7 @@ _NAMED = 4  # how many tensors a line names before it says "and N more"
 
 @click.command(short_help="Warm-start a model and write its weights.")
 @click.argument("source", metavar="SOURCE")
-@click.option("--target", required=True, metavar="SPEC", help="The model to warm-start, as in timm:efficientnet_b2.")
+@target_option
 @click.option(
     "-o",
     "--output",
@@ -130,7 +132,7 @@ def _warm_start(
 
 def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
     names = ("method", "matcher", "operator", "exponent", "pins", "exclude_target", "exclude_source", "labels", "seed")
-    return {name: given[name] for name in names}
+    return {name: given[name] for name in (*names, "inputs", "trainable")}
 
 
 def _stored_plan(context: click.Context, path: Path) -> Plan:
@@ -187,12 +189,12 @@ def _told(report: Report, notes: tuple[str, ...]) -> list[str]:
         if tensor.status in ("kept", "initialised"):
             unserved.setdefault(f"{tensor.status} ({tensor.reason})", []).append(tensor.key)
     lines += [f"{what}: {_some(keys)}" for what, keys in unserved.items()]
-    return [plain(line) for line in (*lines, *(f"note: {note}" for note in notes))]
+    return [plain(line) for line in (*lines, *(f"note: {spoken(note)}" for note in notes))]
 
 
 @click.command(short_help="Show what a transfer would do to every tensor.")
 @click.argument("source", metavar="SOURCE")
-@click.option("--target", required=True, metavar="SPEC", help="The model to warm-start, as in timm:efficientnet_b2.")
+@target_option
 @source_option
 @click.option(
     "-o",
@@ -207,10 +209,12 @@ def _told(report: Report, notes: tuple[str, ...]) -> list[str]:
 def plan(source: str, target: str, output: Path | None, **given: Any) -> None:
     """Show what a transfer would do to every tensor of the target, without reading or writing a weight.
 
-    Of a checkpoint only the header is read, and models are built without memory for their weights.
+    Of a checkpoint only the header is read, and models are built without memory for their weights. The last lines say
+    whether the target will compute the source's function, and if not, why not.
 
     \b
     Examples:
+      torchgraft plan timm:resnet18 timm:resnet34
       torchgraft plan old.safetensors --target timm:efficientnet_b2
       torchgraft plan timm:vit_tiny_patch16_224 --target timm:vit_base_patch16_384 --method dpiat
       torchgraft plan old.npz --target timm:resnet50 --exclude-target fc -o plan.json
@@ -226,7 +230,7 @@ def plan(source: str, target: str, output: Path | None, **given: Any) -> None:
         emit(json.dumps({**totals, **made.to_dict()}, indent=1) + "\n")
     elif not given["quiet"]:
         head = plain(f"{made.source} → {made.target} by {made.method}")
-        notes = [plain(f"note: {note}") for note in made.notes]
+        notes = [plain(one) for one in (*made.forecast.lines(), *(f"note: {spoken(note)}" for note in made.notes))]
         written = [plain(f"wrote {output}")] if output is not None else []
         results(head, tensor_table(_printable(made.tensors)), summary_line(made.tensors), *notes, *written)
 
@@ -347,6 +351,7 @@ def demo(output: Path, seeds: int, epochs: int | None, seed: int, as_json: bool,
 COMMANDS: Mapping[str, click.Command] = {
     "transfer": transfer,
     "plan": plan,
+    "verify": verify,
     "similarity": similarity,
     "rank": rank,
     "demo": demo,

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "check_destinations",
     "exponent_option",
+    "inputs_of",
     "json_option",
     "library_options",
     "method_option",
@@ -14,16 +15,20 @@ __all__ = [
     "result_only_option",
     "seed_option",
     "source_option",
+    "target_option",
 ]
 
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+import torch
+from torch import Tensor
 
 from torchgraft._api import Options
 from torchgraft.errors import CheckpointError, SpecError
@@ -84,6 +89,24 @@ source_option = click.option(
     help="The model whose weights the file SOURCE holds, as in timm:resnet50. "
     "Without it kinds and blocks are inferred from the file's names and shapes.",
 )
+
+
+def target_option(command: Command) -> Command:
+    """Take the target as a second argument or by ``--target``."""
+
+    @wraps(command)
+    def chosen(*arguments: Any, target: str | None, named: str | None, **given: Any) -> Any:
+        if target is not None and named is not None:
+            raise click.UsageError(f"the target is given twice, as {target} and as --target {named}: drop one")
+        if target is None and named is None:
+            raise click.UsageError("Missing argument 'TARGET' (or option '--target'), as in timm:efficientnet_b2")
+        return command(*arguments, target=target if named is None else named, **given)
+
+    told = "The model to warm-start, as in timm:efficientnet_b2; the same as TARGET."
+    option = click.option("--target", "named", metavar="SPEC", help=told)
+    return cast(Command, click.argument("target", metavar="TARGET", required=False)(option(chosen)))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 
@@ -129,8 +152,53 @@ _PLANNING = (
         help='Which target class is which source class, as {"0": 281, "1": 207}. Without it rows of the head '
         "correspond by position.",
     ),
+    click.option(
+        "--input-shape",
+        "inputs",
+        multiple=True,
+        metavar="SHAPE",
+        help="What both models can be run on, where that is not found by trying: 1x3x224x224 for pictures, 1x128:int64 "
+        "for tokens, mask=1x128:bool for an argument of that name. Repeatable, in the order of the arguments.",
+    ),
+    click.option(
+        "--trainable",
+        is_flag=True,
+        help="Give up the same function where that has trained better: new gates keep their own initialization.",
+    ),
     seed_option,
 )
+
+_SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<sizes>\d+(?:[x×,]\d+)*)(?::(?P<dtype>\w+))?")
+_MOST = 8  # whole numbers below this are words or classes of any model
+
+
+def inputs_of(shapes: Sequence[str], seed: int = 0) -> tuple[Tensor, ...] | dict[str, Tensor] | None:
+    """Draw tensors of the shapes that ``--input-shape`` names; ``None`` where there are none.
+
+    Raises:
+        UsageError: a shape that cannot be read, or named ones beside others.
+
+    >>> [tuple(one.shape) for one in inputs_of(["1x3x8x8"])], inputs_of(["ids=1x4:int64"])["ids"].dtype
+    ([(1, 3, 8, 8)], torch.int64)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[tuple[str | None, Tensor]] = []
+    for shape in shapes:
+        read = _SHAPE.fullmatch(shape)
+        dtype = getattr(torch, read["dtype"] or "float32", None) if read else None
+        if read is None or not isinstance(dtype, torch.dtype):
+            raise click.UsageError(
+                f"--input-shape {shape!r} is no shape: write 1x3x224x224, 1x128:int64 or name=1x128:int64"
+            )
+        sizes = [int(size) for size in re.split("[x×,]", read["sizes"])]
+        drawn = torch.randn(sizes, generator=generator) if dtype.is_floating_point else torch.zeros(())
+        if not dtype.is_floating_point:
+            drawn = torch.randint(0, 2 if dtype == torch.bool else _MOST, sizes, generator=generator)
+        found.append((read["name"], drawn.to(dtype)))
+    names = [name for name, _ in found if name is not None]
+    if names and len(names) < len(found):
+        raise click.UsageError("--input-shape names some arguments and not others: name all of them, or none")
+    return {name: one for name, one in found if name} if names else tuple(one for _, one in found) or None
 
 
 def planning_options(command: Command) -> Command:
@@ -147,6 +215,8 @@ def library_options(given: Mapping[str, Any]) -> Options:
         SpecError: the label file is no map of classes.
     """
     options = {key: value for key, value in given.items() if value not in (None, (), {})}
+    if "inputs" in options:
+        options["inputs"] = inputs_of(options["inputs"], given["seed"])
     if "labels" in options:
         options["labels"] = _labels(options["labels"])
     return cast(Options, options)

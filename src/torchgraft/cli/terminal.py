@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Progress", "abandon_stdout", "emit", "plain", "progress", "results", "say", "stdout_console"]
+__all__ = ["Progress", "abandon_stdout", "emit", "plain", "progress", "results", "say", "spoken", "stdout_console"]
 
 import contextlib
 import io
@@ -29,6 +29,15 @@ def plain(text: object) -> str:
     """
     line = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def spoken(text: str) -> str:
+    """Name the options of the command line where the library names its arguments.
+
+    >>> spoken("the target runs on no input that was guessed: pass inputs=")
+    'the target runs on no input that was guessed: pass --input-shape'
+    """
+    return text.replace("pass inputs=", "pass --input-shape")
 
 
 def _is_terminal(stream: IO[str] | None) -> bool:
@@ -96,7 +105,7 @@ def say(kind: str, message: object) -> None:
     """Write one line to stderr: ``torchgraft: error: ...`` (or ``warning``)."""
     text = io.StringIO()
     console = Console(file=text, force_terminal=_is_terminal(sys.stderr) or None, highlight=False, emoji=False)
-    console.print(Text.assemble("torchgraft: ", (f"{kind}: ", _STYLES[kind]), plain(message)), soft_wrap=True)
+    console.print(Text.assemble("torchgraft: ", (f"{kind}: ", _STYLES[kind]), spoken(plain(message))), soft_wrap=True)
     with contextlib.suppress(OSError):  # nobody is left to be told
         click.echo(text.getvalue(), nl=False, err=True, color=True)
 

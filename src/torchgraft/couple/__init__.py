@@ -96,8 +96,9 @@ def couple(
 
 def _notes(open_: Sequence[Branch], passing: Sequence[Passage], settings: Sequence[Setting]) -> Iterator[str]:
     """Yield what a plan should say of its new blocks and its settings."""
-    for branch in open_:
-        yield f"the new block at {branch.keys[0]} cannot be made the identity"
+    if open_:
+        more = f" and {len(open_) - 1} more" if len(open_) > 1 else ""
+        yield f"the new block at {open_[0].keys[0]}{more} cannot be made the identity"
     raised = [one.weight for one in passing if one.lifts[1]]
     if raised:
         yield (

@@ -6,18 +6,20 @@ __all__ = ["METHODS", "Method", "customized", "make_plan"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from torchgraft.axes import AxisGroups
 from torchgraft.couple import Coupled, align, couple
 from torchgraft.errors import PlanError, SpecError, choose
+from torchgraft.forecast import Forecast
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.match import MATCHERS, Matcher
 from torchgraft.match.pins import NO_PINS, Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
 from torchgraft.plan import Plan
-from torchgraft.records import Element, Layer, Match, Move, Network, Pair, TensorPlan, TensorSpec, Transfer
+from torchgraft.predict import Alike, obstacles
+from torchgraft.records import Element, Layer, Match, Move, Network, Obstacle, Pair, TensorPlan, TensorSpec, Transfer
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
 from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator
@@ -129,13 +131,15 @@ def make_plan(
     pins: Pins = NO_PINS,
     labels: Mapping[int, int] | None = None,
     groups: Groups | None = None,
+    alike: Alike = lambda *_: True,
     trainable: bool = False,
     seed: int = 0,
 ) -> Plan:
     """Plan the transfer from ``source`` to ``target``.
 
     ``groups`` gives the axis groups of target and source when it is asked, which is where units could be anywhere else
-    than where they are in the source; ``trainable`` leaves new gates as they are.
+    than where they are in the source, or where the forecast is asked for; ``alike`` compares buffers for that;
+    ``trainable`` leaves new gates as they are.
     """
     find = _remembered if _is_pure(method) else _matched
     match, target_elements, source_elements = find(target, source, method, pins, seed)
@@ -168,7 +172,22 @@ def make_plan(
         settings=coupled.settings,
         fills=coupled.fills,
         passages=coupled.passages,
+        forecast=Forecast(
+            partial(_obstacles, groups if found is None else found, coupled, method.operator_name(), source.tied, alike)
+        ),
     )
+
+
+def _obstacles(
+    groups: Groups | tuple[AxisGroups, AxisGroups] | str | None,
+    coupled: Coupled,
+    operator: str,
+    tied: Mapping[str, str],
+    alike: Alike,
+) -> tuple[Obstacle, ...] | None:
+    """Return what keeps the target from computing the source's function, ``None`` where that cannot be known."""
+    found = groups() if callable(groups) else groups
+    return None if found is None or isinstance(found, str) else obstacles(*found, coupled, operator, tied, alike)
 
 
 def _equal(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[Layer]) -> bool:

@@ -3,7 +3,8 @@
 running  both models on the same inputs, in eval and train mode, in float64 and float32
 outputs  what is compared, and by how much it deviates
 places   the outputs of matched layers, side by side, and the first ones that part
-reasons  rules that say in words why
+rules    what differs between modules, in words
+reasons  what the plan foretold and the rules find, in order
 check    the whole
 """
 

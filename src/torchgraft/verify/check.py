@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchgraft.errors import ApplyError, GraftError, SpecError
+from torchgraft.errors import ApplyError, GraftError, RunError, SpecError, brief
 from torchgraft.io import resolve
 from torchgraft.network import unwrap
 from torchgraft.plan import Plan, Report
@@ -137,10 +137,9 @@ def _checked(source: Any, target: Any, plan: Plan) -> Models:
 def _compared(plan: Plan, models: Models, calls: tuple[Call, Call], mode: Mode) -> Evidence:
     try:
         return compare_places(plan, models, calls, mode)
-    except Exception as error:  # foreign code, which ran in float32
-        reason = " ".join(str(error).split())[:200]
+    except RunError as error:
         raise GraftError(
-            f"one of the models runs in float32 but not in float64 ({type(error).__name__}: {reason}): "
+            f"one of the models runs in float32 but not in float64 ({brief(error.__cause__ or error)}): "
             "give tensors it makes while it runs the dtype of its weights"
         ) from error
 
@@ -148,9 +147,8 @@ def _compared(plan: Plan, models: Models, calls: tuple[Call, Call], mode: Mode) 
 def _results(models: Models, calls: tuple[Call, Call], mode: Mode, notes: list[str]) -> tuple[Any, Any] | None:
     try:
         return run(models[0], calls[0], mode), run(models[1], calls[1], mode)
-    except Exception as error:  # foreign code: a detector in train mode wants labels, a norm more than one value
-        reason = " ".join(str(error).split())[:120]
-        notes.append(f"not measured in {mode[0]} mode and {mode[1]} ({type(error).__name__}: {reason})")
+    except RunError as error:  # a detector in train mode wants labels, a norm more than one value
+        notes.append(f"not measured in {mode[0]} mode and {mode[1]} ({brief(error.__cause__ or error, 140)})")
         return None
 
 

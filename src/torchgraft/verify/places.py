@@ -14,9 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from torchgraft.axes import axis_groups
+from torchgraft.axes.shadow import ours
+from torchgraft.couple import Coupled
+from torchgraft.errors import GraftError
 from torchgraft.kinds import GATES
+from torchgraft.network import read_module
 from torchgraft.plan import Plan
-from torchgraft.records import Shape, Transfer
+from torchgraft.predict import obstacles
+from torchgraft.records import Obstacle, Shape, Transfer
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.verify.certificate import TOLERANCE
 from torchgraft.verify.outputs import ROUNDING, apart, factor_between
@@ -50,7 +56,7 @@ class Evidence:
 
     ``found`` are the compared pairs in the order of the target's run, each with the relative deviation and the constant
     factor by which the outputs differ (1 where there is none). ``unseen`` are matched pairs that could not be compared,
-    ``outputs`` what both models returned.
+    ``outputs`` what both models returned, ``obstacles`` what the plan foretold.
     """
 
     plan: Plan
@@ -61,6 +67,7 @@ class Evidence:
     found: tuple[tuple[Pair, float, float], ...]
     unseen: tuple[Pair, ...]
     outputs: tuple[Any, Any]
+    obstacles: tuple[Obstacle, ...] = ()
 
     def pairs(self) -> list[Pair]:
         """All matched pairs, in the order of the target's run."""
@@ -125,7 +132,23 @@ def compare_places(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple
         else:
             unseen.append(pair)
     found.sort(key=lambda one: courses[1].order[one[0].target])
-    return Evidence(plan, source, target, *courses, tuple(found), tuple(unseen), (outputs[0], outputs[1]))
+    returned = outputs[0], outputs[1]
+    return Evidence(
+        plan, source, target, *courses, tuple(found), tuple(unseen), returned, _foretold(plan, models, calls)
+    )
+
+
+def _foretold(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call]) -> tuple[Obstacle, ...]:
+    """Return the obstacles that the plan knows of, or would have known of had it seen the models."""
+    known = plan.forecast.obstacles
+    if known is not None:
+        return known
+    try:
+        source, target = (axis_groups(model, *call) for model, call in zip(models, calls, strict=True))
+    except GraftError:  # it does not run without values: the rules have to do
+        return ()
+    coupled = Coupled(plan.transfers, plan.maps, plan.fills, plan.settings)
+    return obstacles(target, source, coupled, plan.operator, read_module(models[0]).tied)
 
 
 def pairs_of(plan: Plan, source: nn.Module, target: nn.Module) -> list[Pair]:
@@ -182,11 +205,13 @@ def _watch(
     """Note when each module finishes, show the outputs of the ``wanted``, measure what the ``alone`` ones change."""
     entered: dict[str, Tensor] = {}
 
+    @ours
     def before(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         first = _first((args, dict(kwargs)))
         if first is not None:
             entered[path] = first.clone()  # it may be changed in place inside
 
+    @ours
     def after(path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         course.order.setdefault(path, len(course.order))
         first = _first(output)

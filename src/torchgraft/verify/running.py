@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["MODES", "Call", "Mode", "agreed_calls", "copied", "run", "told"]
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchgraft.axes.inputs import InputsError, example_inputs
+from torchgraft.axes.inputs import example_inputs
 from torchgraft.axes.precise import Precise
+from torchgraft.axes.shadow import called, copy_of
+from torchgraft.errors import InputsError, RunError, brief
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Mode = tuple[str, str]
@@ -30,21 +31,12 @@ _SIDES = ("source", "target")
 
 
 def copied(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a deep copy whose floating tensors, plain attributes too, are of one type; tied tensors stay tied."""
-    memo: dict[int, Any] = {}
-    for tensor in _tensors(module):
-        if id(tensor) not in memo:
-            kind = dtype if tensor.is_floating_point() else tensor.dtype
-            value = tensor.detach().to(device, kind, copy=True)
-            memo[id(tensor)] = nn.Parameter(value, False) if isinstance(tensor, nn.Parameter) else value
-    return copy.deepcopy(module, memo)
+    """Return a deep copy whose floating tensors, plain attributes too, are of one type; tied tensors stay tied.
 
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-    for part in module.modules():  # what a hook computed (an old weight norm's) torch would not copy
-        yield from (value for value in vars(part).values() if isinstance(value, Tensor))
+    Raises:
+        GraftError: the model cannot be copied.
+    """
+    return copy_of(module, lambda one: one.to(device, dtype if one.is_floating_point() else one.dtype, copy=True))
 
 
 def run(
@@ -60,6 +52,9 @@ def run(
         mode: ``eval`` or ``train``, ``float64`` or ``float32``.
         prepare: called with the copy, to watch it.
         seed: of what the model draws while it runs.
+
+    Raises:
+        RunError: the model fails.
     """
     training, double = mode[0] == "train", mode[1] == "float64"
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
@@ -74,7 +69,7 @@ def run(
         Tensor, lambda x: x.detach().clone().to(device, dtype if x.is_floating_point() else None), call
     )
     with torch.no_grad(), _settings(dtype, device, seed), Precise() if double else nullcontext():
-        return model(*arguments, **options)
+        return called(model, arguments, options)
 
 
 def _silence(model: nn.Module) -> None:
@@ -168,10 +163,9 @@ def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call]) -> tupl
     for model, call, side in zip(models, calls, _SIDES, strict=True):
         try:
             results.append(run(model, call, MODES[0]))
-        except Exception as error:  # foreign code: whatever it raises is about these inputs
-            reason = " ".join(str(error).split())[:200]
+        except RunError as error:
             raise InputsError(
-                f"the {side} ({type(model).__name__}) does not run on {told(call)}: {type(error).__name__}: {reason}; "
+                f"the {side} ({type(model).__name__}) does not run on {told(call)}: {brief(error.__cause__ or error)}; "
                 "pass inputs= that both models accept"
             ) from error
     return results[0], results[1]

@@ -7,12 +7,10 @@ __all__ = ["Units", "sizes_of", "units_of"]
 from collections.abc import Sequence
 from math import prod
 
-import numpy as np
-
 from torchgraft.kinds import GATES, output_axis
 from torchgraft.plan import Plan
-from torchgraft.records import Move, Transfer
-from torchgraft.units import Pairs, axis_indices
+from torchgraft.records import Move, Transfer, UnitMap
+from torchgraft.units import axis_indices, product_indices
 
 #: Indices into the target's units, and for each the index of the source's unit.
 Units = tuple[Sequence[int], Sequence[int]]
@@ -43,7 +41,9 @@ def units_of(plan: Plan, transfer: Transfer) -> Units | None:
     elif move.operator in _CENTRED or sizes[0] == sizes[1]:
         factors = _factors(move.target.units, axis, sizes[0]), _factors(move.source.units, axis, sizes[1])
         alike = len(factors[0]) == len(factors[1])
-        index = _centred(*(factors if alike else ((sizes[0],), (sizes[1],))), axis in move.lead)
+        pairs = zip(*factors, strict=True) if alike else [sizes]
+        how = "start" if axis in move.lead else "centre"
+        index = product_indices(UnitMap(t, s, how) for t, s in pairs)
     else:
         return None
     if transfer.kind in GATES:  # the first gate's rows stand for the hidden units
@@ -75,14 +75,3 @@ def _leading(transfer: Transfer) -> tuple[Move | None, int]:
 
 def _factors(units: tuple[tuple[int, ...], ...], axis: int, size: int) -> tuple[int, ...]:
     return units[axis] if units and prod(units[axis]) == size else (size,)
-
-
-def _centred(target: tuple[int, ...], source: tuple[int, ...], lead: bool) -> Pairs:
-    """Align every factor of the axis at its centre, or at its start."""
-    into, out_of = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    for t, s in zip(target, source, strict=True):
-        size = np.arange(min(t, s))
-        first = (0, 0) if lead else ((t - len(size)) // 2, (s - len(size)) // 2)
-        into = (into[:, None] * t + size + first[0]).reshape(-1)
-        out_of = (out_of[:, None] * s + size + first[1]).reshape(-1)
-    return into, out_of

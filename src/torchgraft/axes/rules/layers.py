@@ -55,7 +55,7 @@ def batch_norm(call: Call) -> None:
 def layer_norm(call: Call) -> None:
     """Gain and shift follow the last axes, which share their statistics."""
     x, over = call.axes(call.args[0]), len(call.args[1])
-    mark(x[-over:], "statistics")
+    call.couple(x[-over:], "statistics")
     for tensor in call.tensors()[1:]:
         same(x, call.axes(tensor))
     call.give(x)
@@ -68,7 +68,7 @@ def group_norm(call: Call) -> None:
     x, groups = call.axes(call.args[0]), call.args[6]
     if groups > 1:
         split(x[1], (groups, size_of(x[1]) // groups))
-    mark(x[1:2], "statistics")
+    call.couple(x[1:2], "statistics")
     for tensor in call.tensors()[1:]:
         unify_or_lock(call.axes(tensor)[0], x[1])
     call.give(x)
@@ -89,6 +89,7 @@ def product(call: Call) -> None:
         batch = [a if wide(a) else b for a, b in zip(x[:-2], y[:-2], strict=False)]
         out = [*batch, x[-2], y[-1]]
     unify_or_lock(*contracted)
+    call.couple(contracted[:1])
     for tensor in added:
         same(out, call.axes(tensor))
     call.give(out)
@@ -106,6 +107,7 @@ def attention(call: Call) -> None:
     q, k, v = (call.axes(tensor) for tensor in call.args[:3])
     unify_or_lock(q[-1], k[-1])
     unify_or_lock(k[-2], v[-2])
+    call.couple([q[-1], k[-2]])
     for other in (k, v):
         same(q[:-2], other[:-2])
     mark(q[:-2], "heads")

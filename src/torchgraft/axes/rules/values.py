@@ -21,7 +21,7 @@ import re
 
 from torchgraft.axes.rules.shapes import pieces_of
 from torchgraft.axes.terms import ONE, lock, size_of, unify
-from torchgraft.axes.trace import Call, broadcast, fresh, mark, positions, same
+from torchgraft.axes.trace import Call, broadcast, fresh, positions, same
 
 
 def pointwise(call: Call) -> None:
@@ -57,7 +57,7 @@ def reduce(call: Call) -> None:
         dims = [dims]
     everywhere = not isinstance(dims, list | tuple) or not dims  # what stands there is none of the axes
     gone = set(range(x.ndim)) if everywhere else {dim % x.ndim for dim in dims}
-    mark([axes[dim] for dim in gone], "statistics")
+    call.couple([axes[dim] for dim in gone], "statistics")
     for place, output in enumerate(call.outputs):
         kept = output.ndim == x.ndim
         call.give([ONE if i in gone else term for i, term in enumerate(axes) if kept or i not in gone], place)
@@ -66,7 +66,7 @@ def reduce(call: Call) -> None:
 def softmax(call: Call) -> None:
     """All places of an axis share a sum."""
     axes = call.axes(call.args[0])
-    mark([axes[call.args[1]]] if axes else [], "statistics")
+    call.couple([axes[call.args[1]]] if axes else [], "statistics")
     call.give(axes)
 
 

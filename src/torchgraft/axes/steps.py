@@ -1,0 +1,52 @@
+"""One operator of a run, written down."""
+
+from __future__ import annotations
+
+__all__ = ["Step", "scale_of", "settings_of"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchgraft.axes.terms import Term
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operator of a run; ``inputs`` and ``outputs`` are numbers of values.
+
+    A value written in place gets a new number. ``shape`` is that of the first output; ``scale`` is the number that a
+    product has for a factor. ``path`` is the innermost module in which it ran, ``settings`` are the arguments that are
+    no tensors, ``over`` the axes whose units come together in it: what is summed, or shares statistics.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    path: str = ""
+    settings: tuple[Any, ...] = ()
+    over: tuple[Term, ...] = ()
+
+    @property
+    def groups(self) -> int:
+        """How many groups a convolution has; 1 for every other operator."""
+        return int(self.settings[-1]) if self.name == "convolution" else 1
+
+
+def settings_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments that hold no tensors; rows of numbers as tuples."""
+    plain = [one for one in (*args, *kwargs.items()) if not isinstance(one, Tensor)]
+    rows = (tuple(one) if isinstance(one, list) else one for one in plain)
+    return tuple(one for one in rows if not (isinstance(one, tuple) and any(isinstance(x, Tensor) for x in one)))
+
+
+def scale_of(name: str, args: Sequence[Any]) -> float:
+    """Return the number that a product has for a factor, 1 where it is none."""
+    factor = args[1] if len(args) > 1 and isinstance(args[1], int | float) else 1
+    if name.rstrip("_") == "mul":
+        return float(factor)
+    return 1 / factor if name.rstrip("_") == "div" and factor else 1.0

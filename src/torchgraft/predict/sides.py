@@ -1,0 +1,219 @@
+"""Both runs and what the transfer does to them: which tensors are silent, and what a value is without them."""
+
+from __future__ import annotations
+
+__all__ = ["SAME", "Sides", "named", "sides_of", "stored_inputs"]
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isclose
+
+from torchgraft.axes import AxisGroups
+from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.steps import Step
+from torchgraft.axes.terms import size_of
+from torchgraft.couple import Coupled
+from torchgraft.couple.election import Ballot, spans_of_moves
+
+#: Operators that give what they read, if in another shape of the same order.
+SAME = frozenset((
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "contiguous", "alias",
+    "detach", "_to_copy", "lift_fresh", "native_dropout", "dropout",
+))  # fmt: skip
+_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training", "native_layer_norm"))
+_PRODUCTS = frozenset(("convolution", "addmm", "mm", "baddbmm", "bmm"))
+_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
+_OPERATORS = {"native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm"}
+_IDEMPOTENT = frozenset(("relu", "hardtanh"))
+_KEEPS_ZERO = frozenset(("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The groups of both networks, and the plan between them.
+
+    ``ballots`` are the moves by the target's key; ``sources`` the source's keys behind each of the target's, ``placed``
+    those that have a place; ``again`` are the target's keys that are served from what serves others, ``served`` the
+    rest, in modules ``owners``; ``values`` are the tensors of one value, ``factors`` by what numbers in the target's
+    code may be larger. ``zeros`` and ``readers`` remember what was asked for.
+    """
+
+    target: AxisGroups
+    source: AxisGroups
+    coupled: Coupled
+    operator: str
+    ballots: Mapping[str, Sequence[Ballot]]
+    sources: Mapping[str, frozenset[str]]
+    placed: frozenset[str]
+    served: frozenset[str]
+    owners: frozenset[str]
+    again: frozenset[str]
+    values: Mapping[str, float]
+    factors: tuple[float, ...]
+    zeros: dict[int, bool] = field(default_factory=dict)
+    readers: dict[bool, dict[str, list[Step]]] = field(default_factory=dict)
+
+    def live(self, value: int) -> int:
+        """Return what a value of the target is without what adds nothing, lets everything through, or only reshapes."""
+        flow = self.target.flow
+        while (step := flow.step(value)) is not None:
+            name, inputs = step.name.rstrip("_"), step.inputs
+            sums = name in ("add", "sub") and len(inputs) == 2
+            if (step.name in SAME and inputs) or (sums and self.is_zero(inputs[1])):
+                value = inputs[0]
+            elif sums and name == "add" and self.is_zero(inputs[0]):
+                value = inputs[1]
+            elif self._is_done(flow, step, self.live):
+                value = inputs[0]
+            elif name == "mul" and len(inputs) == 2 and any(map(self._is_open, inputs)):
+                value = inputs[0] if self._is_open(inputs[1]) else inputs[1]
+            else:
+                break
+        return value
+
+    def original(self, value: int) -> int:
+        """Return what a value of the source is but for its shape."""
+        flow = self.source.flow
+        while (step := flow.step(value)) is not None and step.inputs:
+            if step.name not in SAME and not self._is_done(flow, step, self.original):
+                break
+            value = step.inputs[0]
+        return value
+
+    @staticmethod
+    def _is_done(flow: Flow, step: Step, before: Callable[[int], int]) -> bool:
+        """Tell whether a step does again what was just done: a rectifier behind one, with a silent block between."""
+        name = step.name.rstrip("_")
+        if name not in _IDEMPOTENT:
+            return False
+        made = flow.step(before(step.inputs[0]))
+        return made is not None and (made.name.rstrip("_"), made.settings) == (name, step.settings)
+
+    def _is_open(self, value: int) -> bool:
+        """Tell whether a value is a gate that is the same everywhere, which other tensors make up for."""
+        flow = self.target.flow
+        made = flow.step(flow.plain(value))
+        if made is None or made.name.rstrip("_") not in _SIGMOIDS:
+            return False
+        before = flow.step(flow.plain(made.inputs[0]))
+        keys = [] if before is None else list(stored_inputs(flow, before))
+        return bool(keys) and all(key in self.values for key in keys)
+
+    def is_zero(self, value: int) -> bool:
+        """Tell whether silent tensors make a value of the target zero."""
+        if not self.values:
+            return False
+        if value not in self.zeros:
+            self.zeros[value] = self._is_zero(value)
+        return self.zeros[value]
+
+    def _is_zero(self, value: int) -> bool:
+        flow = self.target.flow
+        key = flow.parameter(value)
+        if key is not None:
+            return self.values.get(key) == 0
+        step = flow.step(value)
+        if step is None or not step.inputs:
+            return False
+        name = step.name.rstrip("_")
+        if step.name in LAYOUT or name in _KEEPS_ZERO or (name == "div" and step.name in LAYOUT):
+            return self.is_zero(step.inputs[0])
+        silent = [self.values.get(key) == 0 for key in stored_inputs(flow, step)]
+        if step.name in _NORMS:
+            return len(silent) > 1 and all(silent[:2])
+        if step.name in _PRODUCTS:
+            return bool(silent) and all(silent)
+        if name == "mul":
+            return any(map(self.is_zero, step.inputs))
+        if name in ("add", "sub", "cat", "stack"):
+            latest = sorted(step.inputs, key=lambda one: -flow.maker.get(one, -1))  # a branch is short, a stream is not
+            return all(map(self.is_zero, latest))
+        return False
+
+    def makes_up(self, target: float, source: float) -> bool:
+        """Tell whether two numbers in the code are alike, or tensors make up for their difference."""
+        if isclose(target, source, rel_tol=1e-9):
+            return True
+        return bool(source) and any(isclose(target / source, factor, rel_tol=1e-6) for factor in self.factors)
+
+    def uses(self, key: str, *, of_source: bool = False) -> Sequence[Step]:
+        """Return the steps that read a stored tensor, in the order of the run."""
+        if of_source not in self.readers:
+            flow = (self.source if of_source else self.target).flow
+            found = self.readers.setdefault(of_source, {})
+            for step in flow.steps:
+                for one in stored_inputs(flow, step):
+                    found.setdefault(one, []).append(step)
+        return self.readers[of_source].get(key, ())
+
+    def size(self, key: str, axis: int, *, of_source: bool = False) -> int:
+        """Return the length of an axis of a stored tensor."""
+        return size_of((self.source if of_source else self.target).axes[key][axis])
+
+
+def stored_inputs(flow: Flow, step: Step) -> Iterator[str]:
+    """Yield the keys of the stored tensors that a step reads."""
+    for value in step.inputs:
+        key = flow.parameter(value)
+        if key is not None:
+            yield key
+
+
+def named(flow: Flow, step: Step) -> str:
+    """Return the class of the module in which a step ran, where that does nothing else, or the operator's name."""
+    name = flow.classes.get(step.path)
+    if name is not None and not name.startswith("Identity"):
+        return name
+    return _OPERATORS.get(step.name.rstrip("_"), step.name.strip("_"))
+
+
+def sides_of(target: AxisGroups, source: AxisGroups, coupled: Coupled, operator: str, tied: Mapping[str, str]) -> Sides:
+    """Put together what both runs are compared by.
+
+    Args:
+        target: the target's groups.
+        source: the source's groups.
+        coupled: the moves of the plan.
+        operator: its name.
+        tied: further names of the source's tensors, and the first ones.
+    """
+    ballots: dict[str, list[Ballot]] = {}
+    for ballot in spans_of_moves(coupled.transfers, target, source):
+        ballots.setdefault(ballot.move.target.key, []).append(ballot)
+    sources = {
+        key: frozenset(tied.get(one.move.source.key, one.move.source.key) for one in held)
+        for key, held in ballots.items()
+    }
+    placed = {key for name, held in ballots.items() if not held[0].transfer.reused for key in sources[name]}
+    again = frozenset(key for key, held in ballots.items() if held[0].transfer.reused)
+    values = {fill.key: fill.value for fill in coupled.fills}
+    factors = tuple(_factors(ballots, target, source))
+    served = frozenset(sources) - again
+    owners = frozenset(key.rpartition(".")[0] for key in served)
+    return Sides(
+        target, source, coupled, operator, ballots, sources, frozenset(placed), served, owners, again, values, factors
+    )  # fmt: skip
+
+
+def _factors(ballots: Mapping[str, Sequence[Ballot]], target: AxisGroups, source: AxisGroups) -> Iterator[float]:
+    """Yield by what numbers of the target's code may be larger than the source's, since tensors make up for it."""
+    for key, held in ballots.items():
+        other = held[0].move.source.key
+        if any(one.move.factor != 1 for one in held) and key in target.scales and other in source.scales:
+            ratio = target.scales[key].scale / source.scales[other].scale
+            yield from (ratio, ratio**0.5)  # queries and keys may each be multiplied by a root
+        if key in target.normed and other in source.normed:
+            ratio = target.normed[key].scale / source.normed[other].scale
+            if ratio != 1 and all(_divides(ballots.get(gain, ()), ratio) for gain in target.normed[key].gains):
+                yield ratio
+
+
+def _divides(held: Sequence[Ballot], ratio: float) -> bool:
+    """Tell whether a gain makes up for a number that is larger by this ratio, beside what its norm asks for."""
+    return bool(held) and any(isclose(held[0].move.factor * ratio, one, rel_tol=1e-6) for one in _gain_factors(held[0]))
+
+
+def _gain_factors(ballot: Ballot) -> tuple[float, ...]:
+    """Return by what the gain of a norm may be multiplied because the norm is over more units."""
+    large, small = ballot.move.target.shape[0], ballot.move.source.shape[0]
+    return (1.0,) if large == small else ((small / large) ** 0.5, 1.0, small / large)
