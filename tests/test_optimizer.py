@@ -235,7 +235,7 @@ def test_adam_stands_where_its_own_steps_would_have_led(name: str, amsgrad: bool
             differentiate(module, *batch)
             optimizer.step()
     fresh = make(target.named_parameters())
-    report = tg.transfer_optimizer(plan, optimizers[0], fresh)
+    report = tg.transfer_optimizer(plan, optimizers[0], fresh, fresh="zero")
     squares = {"exp_avg_sq"} | ({"max_exp_avg_sq"} if amsgrad else set())
     assert set(report.state) == {"exp_avg", "step"} | squares
     for key, parameter in target.named_parameters():
@@ -498,15 +498,15 @@ def test_other_operators_put_state_where_the_source_stands(operator: str) -> Non
     assert torch.equal(second.state[target[0].weight]["exp_avg"], wanted)
 
 
-def test_new_units_may_start_with_the_mean_of_the_squares() -> None:
+def test_new_units_start_with_the_mean_of_the_squares() -> None:
     source, target = small()
     first, zero, mean = (
         stepped(torch.optim.Adam, source),
         *(torch.optim.Adam(target.named_parameters()) for _ in range(2)),
     )
     plan = tg.plan(source, target)
-    tg.transfer_optimizer(plan, first, zero)
-    tg.transfer_optimizer(plan, first, mean, fresh="mean")
+    tg.transfer_optimizer(plan, first, zero, fresh="zero")
+    tg.transfer_optimizer(plan, first, mean)
     weight = target[0].weight
     squares, empty = zero.state[weight]["exp_avg_sq"], zero.state[weight]["exp_avg_sq"] == 0
     assert empty.sum() == 12

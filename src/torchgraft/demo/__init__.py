@@ -7,21 +7,24 @@ __all__ = ["Curve", "DemoResult", "run"]
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.optim import Adam
 
 from torchgraft._api import apply, plan, similarity
 from torchgraft.demo.networks import source_network, target_network
 from torchgraft.demo.plot import draw
 from torchgraft.demo.report import markdown, tell_findings, tell_plan, tell_source
-from torchgraft.demo.result import Curve, DemoResult
+from torchgraft.demo.result import CARRIED, Curve, DemoResult
 from torchgraft.demo.training import (
     FINE_RATE,
     RATE,
@@ -34,12 +37,17 @@ from torchgraft.demo.training import (
 )
 from torchgraft.errors import CheckpointError, SpecError
 from torchgraft.io import atomic_write
+from torchgraft.optim import transfer_optimizer
 from torchgraft.plan import Plan
 
 _METHODS = ("random", "dpiat", "graft")
+# Every start, and the method that makes it: the last one moves what Adam knows of the source's weights as well.
+_STARTS = {**{method: method for method in _METHODS}, CARRIED: "graft"}
 _SOURCE_EPOCHS = 12
 _FILES = ("demo.png", "report.md", "results.json", "plan.txt", "plan.json")
 Step = Callable[[str], object]
+# Accuracies by seed and epoch, and the recalibrated ones before training, by seed.
+Measured = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]
 
 
 def run(
@@ -52,6 +60,8 @@ def run(
     limit: int | None = None,
 ) -> DemoResult:
     """Train a network on digits, warm-start a different one by ``random``, ``dpiat`` and ``graft``, and compare.
+
+    ``graft`` comes twice: with a new optimizer, as the others have, and with the moments of the source's.
 
     Args:
         output: folder for the plot, the report, the plan and the numbers; made where it is missing.
@@ -71,15 +81,14 @@ def run(
     digits = load_digits(seed, limit)
     told = console or Console(quiet=True)
     with single_thread():
-        source, accuracy = _trained_source(digits, seed, told)
+        source, adam, accuracy = _trained_source(digits, seed, told)
         blank = seeded(target_network, seed)
         plans = {method: plan(source, blank, method=method) for method in _METHODS[1:]}
         alike = {method: similarity(source, blank, method=method) for method in _METHODS[1:]}
         milliseconds = _time_transfer(source, blank)
         tell_plan(told, plans["graft"], alike["graft"], milliseconds)
-        with _progress(told, len(_METHODS) * seeds * epochs) as step:
-            found = _fine_tune(source, plans, digits, range(seed, seed + seeds), epochs, step)
-    covered = {method: planned.coverage for method, planned in plans.items()}
+        with _progress(told, len(_STARTS) * seeds * epochs) as step:
+            found = _fine_tune(_Trained(source, adam, plans), digits, range(seed, seed + seeds), epochs, step)
     result = DemoResult(
         seed,
         seeds,
@@ -87,7 +96,7 @@ def run(
         accuracy,
         _count(source),
         _count(blank),
-        tuple(Curve(method, alike.get(method, 0.0), covered.get(method, 0.0), *found[method]) for method in _METHODS),
+        tuple(_curve(start, plans.get(method), alike.get(method, 0.0), found) for start, method in _STARTS.items()),
         milliseconds,
         time.perf_counter() - started,
         _FILES,
@@ -117,13 +126,18 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _trained_source(digits: Digits, seed: int, console: Console) -> tuple[nn.Module, float]:
-    """Train the small network; return it with its test accuracy in percent."""
+def _trained_source(digits: Digits, seed: int, console: Console) -> tuple[nn.Module, Adam, float]:
+    """Train the small network; return it with its optimizer and its test accuracy in percent."""
     source = seeded(source_network, seed)
+    adam = Adam(source.parameters(), lr=RATE)
     with _progress(console, _SOURCE_EPOCHS) as step:
-        accuracy = train(source, digits, _SOURCE_EPOCHS, RATE, seed, lambda: step("training the source"))[-1]
+        accuracy = train(source, digits, _SOURCE_EPOCHS, RATE, seed, lambda: step("training the source"), adam)[-1]
     tell_source(console, accuracy, _count(source))
-    return source, accuracy
+    return source, adam, accuracy
+
+
+def _curve(start: str, planned: Plan | None, alike: float, found: Mapping[str, Measured]) -> Curve:
+    return Curve(start, alike, planned.coverage if planned else 0.0, *found[start])
 
 
 def _count(network: nn.Module) -> int:
@@ -137,37 +151,46 @@ def _time_transfer(source: nn.Module, target: nn.Module) -> float:
     return 1000 * (time.perf_counter() - before)
 
 
-def _fine_tune(
-    source: nn.Module, plans: dict[str, Plan], digits: Digits, seeds: Sequence[int], epochs: int, step: Step
-) -> dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]]:
-    """Return, by method, the accuracies by seed and epoch and the recalibrated ones before training.
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """The source, its optimizer, and the plans by method."""
+
+    network: nn.Module
+    adam: Adam
+    plans: Mapping[str, Plan]
+
+    def start(self, name: str, seed: int) -> tuple[nn.Module, Adam]:
+        """Build the target, the same for every start under one seed, and an optimizer; warm-start both as named."""
+        target = seeded(target_network, seed + 1000)  # another seed than the source's, which would share its draws
+        adam = Adam(target.parameters(), lr=FINE_RATE)
+        plan = self.plans.get(_STARTS[name])
+        if plan is not None:
+            apply(plan, self.network, target, seed=seed)
+        if plan is not None and name == CARRIED:
+            transfer_optimizer(plan, self.adam, adam, source=self.network, target=target)
+        return target, adam
+
+
+def _fine_tune(trained: _Trained, digits: Digits, seeds: Sequence[int], epochs: int, step: Step) -> dict[str, Measured]:
+    """Return what was measured, by start.
 
     Runs go side by side, one thread each. Networks are built before, in one thread, so that no draw depends on timing.
     """
 
-    def work(method: str, target: nn.Module, seed: int) -> tuple[tuple[float, ...], float]:
+    def work(target: nn.Module, adam: Adam, seed: int) -> tuple[tuple[float, ...], float]:
         measured = recalibrated_accuracy(target, digits)
-        return tuple(train(target, digits, epochs, FINE_RATE, seed, lambda: step("fine-tuning the target"))), measured
+        told = partial(step, "fine-tuning the target")
+        return tuple(train(target, digits, epochs, FINE_RATE, seed, told, adam)), measured
 
-    jobs = [(method, _start(source, plans, method, seed), seed) for seed in seeds for method in _METHODS]
+    jobs = [(name, (*trained.start(name, seed), seed)) for seed in seeds for name in _STARTS]
     pool = ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1))
     try:
-        futures = [(job[0], pool.submit(work, *job)) for job in jobs]
-        outcomes = [(method, *future.result()) for method, future in futures]
+        futures = [(name, pool.submit(work, *job)) for name, job in jobs]
+        outcomes = [(name, future.result()) for name, future in futures]
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt or an error does not wait for what has not begun
-    return {
-        method: (tuple(o[1] for o in outcomes if o[0] == method), tuple(o[2] for o in outcomes if o[0] == method))
-        for method in _METHODS
-    }
-
-
-def _start(source: nn.Module, plans: dict[str, Plan], method: str, seed: int) -> nn.Module:
-    """Build the target, the same for every method under one seed, and warm-start it where there is a plan."""
-    target = seeded(target_network, seed + 1000)  # another seed than the source's, which would share its draws
-    if method in plans:
-        apply(plans[method], source, target, seed=seed)
-    return target
+    found = {name: [outcome for one, outcome in outcomes if one == name] for name in _STARTS}
+    return {name: (tuple(a for a, _ in rows), tuple(b for _, b in rows)) for name, rows in found.items()}
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from torchgraft.demo.result import DemoResult, rounded
+from torchgraft.demo.result import CARRIED, DemoResult, rounded
 from torchgraft.errors import SpecError
 
-_COLOURS = {"graft": "#0b7a53", "dpiat": "#c2570c", "random": "#666666"}
+_COLOURS = {CARRIED: "#1f5fbf", "graft": "#0b7a53", "dpiat": "#c2570c", "random": "#666666"}
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 _GAP = 6.5  # least distance of two labels, in points of accuracy
 

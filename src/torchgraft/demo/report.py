@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from torchgraft.demo.networks import SOURCE_STORY, TARGET_STORY
-from torchgraft.demo.result import Curve, DemoResult, rounded
+from torchgraft.demo.result import CARRIED, Curve, DemoResult, rounded
 from torchgraft.demo.training import BATCH, FINE_RATE, RATE
 from torchgraft.plan import Plan
 from torchgraft.records import TensorPlan
@@ -22,7 +22,8 @@ _SHOWN = 13  # weights of the plan on the terminal
 _MEANING = {
     "random": "no transfer: the target's own initialization",
     "dpiat": "the published method: weights and biases, cropped to the centre",
-    "graft": "torchgraft's default: also BatchNorm statistics, and new inputs that start silent",
+    "graft": "torchgraft's default: every unit of the source has a place, new units and blocks start silent",
+    CARRIED: "the same, and what the source's Adam knows of its weights moves with them (`tg.transfer_optimizer`)",
 }
 
 
@@ -127,7 +128,7 @@ def markdown(result: DemoResult, plan: Plan) -> str:
         "",
         *(f"- {verdict}" for verdict in (*result.verdicts(), _why(result))),
         "",
-        f"Recipe, the same for all three: Adam, rate {FINE_RATE:g} (one epoch of linear warm-up, then a cosine to "
+        f"Recipe, the same for all: Adam, rate {FINE_RATE:g} (one epoch of linear warm-up, then a cosine to "
         f"zero), batch {BATCH}; for every seed the same initialization of the target and the same order of images. "
         f"The source learned with rate {RATE:g}. A lead is called one where it is at least one point and two standard "
         "errors of the paired differences.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Curve", "DemoResult", "rounded"]
+__all__ = ["CARRIED", "Curve", "DemoResult", "rounded"]
 
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
+
+#: The start by graft that moves the optimizer's state as well.
+CARRIED = "graft + optimizer"
 
 
 def rounded(percent: float) -> str:
@@ -63,18 +66,18 @@ class DemoResult:
     files: tuple[str, ...]
 
     def curve(self, initialization: str) -> Curve:
-        """Return the curve of ``"random"``, ``"dpiat"`` or ``"graft"``."""
+        """Return the curve of ``"random"``, ``"dpiat"``, ``"graft"`` or :data:`CARRIED`."""
         return next(curve for curve in self.curves if curve.initialization == initialization)
 
-    def lead(self, epoch: int, over: str = "dpiat") -> tuple[float, float]:
-        """Return graft's lead in points at ``epoch``: mean over the seeds, each with itself, and its standard error."""
-        ours, theirs = self.curve("graft").accuracy, self.curve(over).accuracy
+    def lead(self, epoch: int, over: str = "dpiat", start: str = "graft") -> tuple[float, float]:
+        """Return a start's lead in points at ``epoch``: mean over the seeds, each with itself, and standard error."""
+        ours, theirs = self.curve(start).accuracy, self.curve(over).accuracy
         gaps = [a[epoch] - b[epoch] for a, b in zip(ours, theirs, strict=True)]
         return mean(gaps), (stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("inf"))
 
-    def leads(self, epoch: int, over: str = "dpiat") -> bool:
-        """Tell whether graft is clearly ahead: by at least one point and by two standard errors."""
-        gap, error = self.lead(epoch, over)
+    def leads(self, epoch: int, over: str = "dpiat", start: str = "graft") -> bool:
+        """Tell whether a start is clearly ahead: by at least one point and by two standard errors."""
+        gap, error = self.lead(epoch, over, start)
         return gap >= 1 and gap > 2 * error
 
     def headline(self) -> str:
@@ -90,14 +93,16 @@ class DemoResult:
         for epoch in sorted({0, 1, self.epochs}):
             when = "before any training" if epoch == 0 else f"after epoch {epoch}"
             lines.append(f"{when}: graft " + "; ".join(self._against(epoch, over) for over in ("dpiat", "random")))
-        return tuple(lines)
+        last = "; ".join(self._against(self.epochs, over, CARRIED) for over in ("graft", "dpiat"))
+        return (*lines, f"with the optimizer's state moved too, after epoch {self.epochs}: {CARRIED} {last}")
 
-    def _against(self, epoch: int, over: str) -> str:
-        gap, error = self.lead(epoch, over)
+    def _against(self, epoch: int, over: str, start: str = "graft") -> str:
+        gap, error = self.lead(epoch, over, start)
         if self.seeds == 1:
             return f"{gap:+.1f} points against {over} (one seed: no spread, no claim)"
         number = f"{gap:+.1f} ± {error:.1f} points"
-        return f"leads {over} by {number}" if self.leads(epoch, over) else f"is not clearly ahead of {over} ({number})"
+        ahead = self.leads(epoch, over, start)
+        return f"leads {over} by {number}" if ahead else f"is not clearly ahead of {over} ({number})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, with means and spreads."""

@@ -66,7 +66,13 @@ def load_digits(seed: int, limit: int | None = None) -> Digits:
 
 
 def train(
-    network: nn.Module, digits: Digits, epochs: int, rate: float, seed: int, tick: Callable[[], object] = lambda: None
+    network: nn.Module,
+    digits: Digits,
+    epochs: int,
+    rate: float,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
     """Train with Adam, one epoch of linear warm-up and then a cosine down to zero; return the test accuracies.
 
@@ -79,6 +85,7 @@ def train(
         rate: highest learning rate.
         seed: seed of the order of the images.
         tick: called after every epoch.
+        optimizer: of the network's parameters, at ``rate``; a new Adam unless given.
 
     Returns:
         ``epochs + 1`` accuracies in percent; the first is from before any training.
@@ -86,7 +93,7 @@ def train(
     order = torch.Generator().manual_seed(seed)
     count = len(digits.train_labels)
     steps = -(-count // BATCH)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = optimizer or torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, steps * epochs))
     found = [accuracy(network, digits)]
     for _ in range(epochs):

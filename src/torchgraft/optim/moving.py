@@ -31,7 +31,7 @@ def transfer_optimizer(
     *,
     source: nn.Module | None = None,
     target: nn.Module | None = None,
-    fresh: str = "zero",
+    fresh: str = "mean",
 ) -> OptimizerReport:
     """Give the target's optimizer the momenta and second moments of the source's, by the moves of the weights.
 
@@ -47,8 +47,8 @@ def transfer_optimizer(
             ``named_parameters()``, or where every shape occurs once.
         target: the module that ``target_opt`` trains. It may be left out in the same cases, or where the parameters of
             each shape are in one group, in their order.
-        fresh: what second moments hold for new units: ``"zero"``, or ``"mean"``, the mean of those that moved into the
-            same tensor. Adam divides by their root, so that after zero the first steps of new units are up to seven
+        fresh: what second moments hold for new units: ``"mean"``, the mean of those that moved into the same tensor, or
+            ``"zero"``. Adam divides by their root, so that after zero the first steps of new units are up to seven
             times as long as the learning rate.
 
     Raises:
