@@ -6,6 +6,7 @@
     ├── PlanError                    two networks that cannot be planned (a lazy module, a wrong plan file)
     │   └── PinError                 a pin or an exclusion that cannot hold
     ├── ApplyError                   a plan that does not fit the tensors it is applied to
+    ├── MorphError                   a function-preserving edit that cannot be made, or not exactly
     └── LabError                     an experiment that cannot be run: its data, its record or its store
 
 Each message is one sentence that names the thing and then the fix, so that a command line can print it as it is.
@@ -13,7 +14,17 @@ Each message is one sentence that names the thing and then the fix, so that a co
 
 from __future__ import annotations
 
-__all__ = ["ApplyError", "CheckpointError", "GraftError", "LabError", "PinError", "PlanError", "SpecError", "choose"]
+__all__ = [
+    "ApplyError",
+    "CheckpointError",
+    "GraftError",
+    "LabError",
+    "MorphError",
+    "PinError",
+    "PlanError",
+    "SpecError",
+    "choose",
+]
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -44,6 +55,10 @@ class PinError(PlanError):
 
 class ApplyError(GraftError):
     """A plan that does not fit the tensors it is applied to."""
+
+
+class MorphError(GraftError):
+    """A function-preserving edit that cannot be made, or not exactly."""
 
 
 class LabError(GraftError):
