@@ -16,7 +16,9 @@ def graphs(draw: st.DrawFn, kernels: tuple[int, ...] = (1, 3), identities: bool 
     """Draw a module of up to 8 vertices and 16 edges, series-parallel or not, with widths of its own."""
     count = draw(st.integers(2, 8))
     names = [f"v{place}" for place in range(count)]
-    pairs = [(place, draw(st.integers(place + 1, count - 1))) for place in range(count - 1)]  # a way on for every vertex
+    pairs = [
+        (place, draw(st.integers(place + 1, count - 1))) for place in range(count - 1)
+    ]  # a way on for every vertex
     reached = {head for _, head in pairs}
     pairs += [(draw(st.integers(0, place - 1)), place) for place in range(1, count) if place not in reached]
     more = draw(st.integers(0, max(0, 16 - len(pairs))))

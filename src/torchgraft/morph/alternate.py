@@ -15,7 +15,7 @@ from torchgraft.morph.weights import Weights, fresh, from_source, kernels_of, to
 _SWEEPS = 60
 _RIDGE = 1e-4  # relative: directions below it are left to later sweeps, so that no weight runs away
 _DONE = 1e-13
-_STALLED = 0.999  # a sweep that leaves more of the error than this is one of the last
+_STALLED = 0.98  # where a sweep leaves more of the error than this, the ridge goes, then the sweeps end
 
 
 def fill_alternating(layout: Layout, target: Kernel, generator: torch.Generator) -> tuple[Weights, float]:
@@ -26,15 +26,16 @@ def fill_alternating(layout: Layout, target: Kernel, generator: torch.Generator)
     """
     weights = _start(layout, target, generator)
     size, error, condition = norm(target) or 1.0, float("inf"), 1.0
-    for sweep in range(_SWEEPS):
-        ridge = _RIDGE if sweep < _SWEEPS // 2 else 0.0
+    ridge = _RIDGE
+    for _ in range(_SWEEPS):
         for name in layout.order[:0:-1]:
             weights, found = _improved(layout, target, weights, name, ridge)
             condition = max(condition, found)
         left = norm(difference(target, total(layout, weights))) / size
-        if left <= _DONE or (left > _STALLED * error and ridge == 0.0):
+        stalled = left > _STALLED * error
+        if left <= _DONE or (stalled and ridge == 0.0):
             break
-        error = left
+        error, ridge = left, 0.0 if stalled else ridge
     return weights, condition
 
 

@@ -20,6 +20,7 @@ from torchgraft.morph.graph import Graph, check
 from torchgraft.morph.kernels import Kernel
 from torchgraft.morph.layers import Layer, read_layer
 from torchgraft.morph.layout import Layout, lay_out
+from torchgraft.morph.limits import obstacle
 from torchgraft.morph.names import named
 from torchgraft.morph.normalization import identity_norm
 from torchgraft.morph.text import parse
@@ -69,9 +70,9 @@ def module(
     outer = source.filter if source.mode == "zeros" else replace(source.filter, pads=((0, 0),) * source.dims)
     layout = lay_out(_graph(graph, source.dims), outer, padding)
     target = target_kernel(source.weight, outer, source.groups)
-    filling = fill(layout, target, method, seed)
+    filling = fill(layout, target, method, seed, approximate)
     if filling is None:
-        raise MorphError(f"the method {method!r} cannot fill {layout.graph}: use method=None to try all")
+        raise MorphError(_refusal(layout, target, "cannot be filled" + (f" by {method!r}" if method else "")))
     biases = _biases(layout, filling, source.bias)
     entry = () if source.mode == "zeros" else source.filter.pads
     made = assemble(Assembly(layout, filling.weights, biases, source.mode, entry))
@@ -79,7 +80,7 @@ def module(
     size = _size(source, filling)
     apart = deviation(layer, made, (2, source.filter.inputs, *size), seed)
     if not apart <= TOLERANCE and not approximate:
-        raise MorphError(_refusal(layout, target, filling, apart, padding))
+        raise MorphError(_refusal(layout, target, f"deviates by {apart:.1e}", filling.error <= TOLERANCE))
     made.certificate = ModuleCertificate(
         str(layout.graph), padding, filling.method, apart, filling.error, filling.gain, filling.condition,
         filling.carrier, filling.zero,
@@ -134,11 +135,11 @@ def _size(source: Layer, filling: Filling) -> list[int]:
     return sizes
 
 
-def _refusal(layout: Layout, target: Kernel, filling: Filling, apart: float, padding: str) -> str:
-    if filling.error <= TOLERANCE:
-        why = "its blobs are padded inside" if padding == "same" else "the paddings written pad its blobs inside"
-        way = "use padding='input' and leave paddings out, or method=None"
+def _refusal(layout: Layout, target: Kernel, what: str, inside: bool = False) -> str:
+    """Say why a module does not compute the target, and what to do."""
+    if inside:
+        why = "its blobs are padded inside: use padding='input', leave paddings out, or method=None"
     else:
-        why = f"no path of it has a layer for {tuple(target.extent)} taps and blobs wide enough around it"
-        way = "widen the blobs, enlarge a kernel"
-    return f"{layout.graph} deviates by {apart:.1e}, for {why}; {way}, or accept it with approximate=True"
+        reason = obstacle(layout, target) or "no path of it can carry the convolution alone"
+        why = f"{reason}: widen its blobs or enlarge a kernel"
+    return f"{layout.graph} {what}, for {why}, or take the nearest with approximate=True"

@@ -14,6 +14,7 @@ from torchgraft.morph.alternate import fill_alternating
 from torchgraft.morph.carrier import carriers, fill_carrier
 from torchgraft.morph.kernels import Kernel, difference, norm
 from torchgraft.morph.layout import Layout
+from torchgraft.morph.limits import obstacle
 from torchgraft.morph.simple import fill_split
 from torchgraft.morph.weights import Weights, from_source, kernels_of, part_sizes
 
@@ -22,7 +23,7 @@ EXACT = 1e-11
 
 _GAIN = 30.0  # where so much cancels, another way is tried first
 _CARRIERS = 16
-_RESTARTS = 3
+_RESTARTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,19 @@ def _measured(
     return Filling(method, weights, error, gain, condition, carrier, zero, blobs)
 
 
-def fill(layout: Layout, target: Kernel, method: str | None = None, seed: int = 0) -> Filling | None:
+def fill(
+    layout: Layout, target: Kernel, method: str | None = None, seed: int = 0, approximate: bool = False
+) -> Filling | None:
     """Return the first exact and well conditioned filling, else the best: exact before inexact, then the smaller gain.
 
-    ``None`` where the chosen ``method`` does not apply at all. An unknown one raises :class:`SpecError`.
+    ``None`` where the chosen ``method`` does not apply at all. Alternating solves, which take long, are not tried where
+    they cannot be exact, unless ``approximate`` asks for the nearest. An unknown method raises :class:`SpecError`.
     """
     ways = METHODS if method is None else {method: choose(METHODS, method, "method")}
     best: Filling | None = None
     for name, way in ways.items():
-        if name == "alternate" and best is not None and best.error <= EXACT:
+        exact = best is not None and best.error <= EXACT
+        if name == "alternate" and (exact or (not approximate and obstacle(layout, target))):
             break
         for found in way(layout, target, seed):
             if found.error <= EXACT and found.gain <= _GAIN:

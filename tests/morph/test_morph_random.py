@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from tests.morph.strategies import convolutions, graphs
-from torchgraft import MorphError, morph
+from torchgraft import morph
 from torchgraft.morph.certificate import deviation
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -44,15 +43,12 @@ def can_carry(graph: morph.Graph, conv: nn.Conv2d) -> bool:
 @given(graphs(), convolutions(), st.integers(0, 3))
 def test_a_module_with_a_carrier_is_exact(graph: morph.Graph, conv: nn.Conv2d, seed: int) -> None:
     conv.double()
-    try:
-        module = morph.module(conv, graph, seed=seed)
-    except MorphError as error:
-        assert not can_carry(graph, conv), error
+    if not can_carry(graph, conv):
         return
+    module = morph.module(conv, graph, seed=seed)
     assert module.certificate.exact
-    size = [12 + seed, 11]
-    assert deviation(conv, module, (2, conv.in_channels, *size), seed) <= 1e-8
-    assert torch.isfinite(torch.tensor(module.certificate.gain))
+    assert deviation(conv, module, (2, conv.in_channels, 12 + seed, 11), seed) <= 1e-8
+    assert module.certificate.gain < 1e3
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW, derandomize=True)
