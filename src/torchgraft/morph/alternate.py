@@ -12,27 +12,30 @@ from torchgraft.morph.layout import Layout
 from torchgraft.morph.solve import smallest_change
 from torchgraft.morph.weights import Weights, fresh, from_source, kernels_of, to_sink, total
 
-_SWEEPS = 60
+_SWEEPS, _MANY = 60, 240  # the latter where the nearest module is wanted
 _RIDGE = 1e-4  # relative: directions below it are left to later sweeps, so that no weight runs away
 _DONE = 1e-13
+_SLOW = 0.999999  # the same where the nearest module is wanted, exact or not
 _STALLED = 0.98  # where a sweep leaves more of the error than this, the ridge goes, then the sweeps end
 
 
-def fill_alternating(layout: Layout, target: Kernel, generator: torch.Generator) -> tuple[Weights, float]:
+def fill_alternating(
+    layout: Layout, target: Kernel, generator: torch.Generator, nearest: bool = False
+) -> tuple[Weights, float]:
     """Return weights after sweeps of solves from a random start, dense in every tap, and the worst condition met.
 
     Unlike in the paper all layers into a blob are solved for together, which is as linear and converges sooner. The
-    result need not be exact: check.
+    result need not be exact: check. ``nearest`` goes on while anything is gained.
     """
     weights = _start(layout, target, generator)
     size, error, condition = norm(target) or 1.0, float("inf"), 1.0
     ridge = _RIDGE
-    for _ in range(_SWEEPS):
+    for _ in range(_MANY if nearest else _SWEEPS):
         for name in layout.order[:0:-1]:
             weights, found = _improved(layout, target, weights, name, ridge)
             condition = max(condition, found)
         left = norm(difference(target, total(layout, weights))) / size
-        stalled = left > _STALLED * error
+        stalled = left > (_SLOW if nearest else _STALLED) * error
         if left <= _DONE or (stalled and ridge == 0.0):
             break
         error, ridge = left, 0.0 if stalled else ridge

@@ -17,7 +17,7 @@ from torchgraft.morph.certificate import TOLERANCE, ModuleCertificate, deviation
 from torchgraft.morph.exchange import from_networkx
 from torchgraft.morph.fill import Filling, fill
 from torchgraft.morph.graph import Graph, check
-from torchgraft.morph.kernels import Kernel
+from torchgraft.morph.kernels import Kernel, by_tap
 from torchgraft.morph.layers import Layer, read_layer
 from torchgraft.morph.layout import Layout, lay_out
 from torchgraft.morph.limits import obstacle
@@ -106,7 +106,7 @@ def _biases(layout: Layout, filling: Filling, bias: Tensor | None) -> dict[int, 
             return {place: bias}
     after = to_sink(layout, kernels_of(layout, filling.weights))
     for place in reversed(solved):
-        matrix = after[layout.links[place].edge.head].taps.flatten(2).sum(2)
+        matrix = by_tap(after[layout.links[place].edge.head]).sum(2)
         found = torch.linalg.pinv(matrix) @ bias
         if torch.allclose(matrix @ found, bias, rtol=1e-11, atol=1e-13):
             return {place: found}

@@ -72,12 +72,9 @@ def _read(module: nn.Module) -> Flow:
         ) from error
     channels, dims = _input(graph, root)
     values: dict[fx.Node, Any] = {}
-    entered = False
     for node in graph.nodes:
         if node.op == "placeholder":
-            if entered:
-                raise MorphError(f"{type(module).__name__} takes several inputs: a convolution takes one")
-            values[node], entered = start(channels, dims), True
+            values[node] = start(channels, dims)
         elif node.op == "output":
             outcome = fx.node.map_arg(node.args[0], values.__getitem__)
             if not isinstance(outcome, Flow):

@@ -47,16 +47,17 @@ class Filling:
     blobs: Mapping[str, Kernel] = field(default_factory=dict, repr=False)
 
 
-Method = Callable[[Layout, Kernel, int], Iterator[Filling]]
+#: Takes a module laid out, the kernel, a seed, and whether the nearest module is wanted where none is exact.
+Method = Callable[[Layout, Kernel, int, bool], Iterator[Filling]]
 
 
-def _by_splits(layout: Layout, target: Kernel, seed: int) -> Iterator[Filling]:
+def _by_splits(layout: Layout, target: Kernel, seed: int, nearest: bool) -> Iterator[Filling]:
     weights = fill_split(layout, target, torch.Generator().manual_seed(seed))
     if weights is not None:
         yield _measured("split", layout, target, weights)
 
 
-def _by_carrier(layout: Layout, target: Kernel, seed: int) -> Iterator[Filling]:
+def _by_carrier(layout: Layout, target: Kernel, seed: int, nearest: bool) -> Iterator[Filling]:
     found = carriers(layout, target)[:_CARRIERS]
     for cut in (False, True):
         for carrier in found:
@@ -68,10 +69,10 @@ def _by_carrier(layout: Layout, target: Kernel, seed: int) -> Iterator[Filling]:
             yield _measured("carrier", layout, target, weights, condition, " ".join(names))
 
 
-def _by_alternation(layout: Layout, target: Kernel, seed: int) -> Iterator[Filling]:
+def _by_alternation(layout: Layout, target: Kernel, seed: int, nearest: bool) -> Iterator[Filling]:
     for restart in range(_RESTARTS):
         generator = torch.Generator().manual_seed(seed + restart)
-        weights, condition = fill_alternating(layout, target, generator)
+        weights, condition = fill_alternating(layout, target, generator, nearest)
         yield _measured("alternate", layout, target, weights, condition)
 
 
@@ -105,7 +106,7 @@ def fill(
         exact = best is not None and best.error <= EXACT
         if name == "alternate" and (exact or (not approximate and obstacle(layout, target))):
             break
-        for found in way(layout, target, seed):
+        for found in way(layout, target, seed, approximate):
             if found.error <= EXACT and found.gain <= _GAIN:
                 return found
             if best is None or _rank(found) < _rank(best):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchgraft.errors import MorphError
-from torchgraft.morph.kernels import Kernel, added, composed, identity, on_box, spread
+from torchgraft.morph.kernels import Kernel, added, by_tap, composed, identity, on_box, spread
 from torchgraft.morph.layout import Pads
 
 
@@ -53,7 +53,7 @@ def filtered(
     own = spread(weight, (0,) * len(step), step, groups)
     if own.taps.shape[1] != len(flow.bias):
         raise MorphError(f"a blob of {len(flow.bias)} channels meets a layer that reads {own.taps.shape[1]}")
-    change = own.taps.flatten(2).sum(2) @ flow.bias
+    change = by_tap(own).sum(2) @ flow.bias
     return replace(
         flow,
         kernel=composed(own, flow.kernel),

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "Kernel",
     "added",
+    "by_tap",
     "composed",
     "constant",
     "difference",
@@ -181,9 +182,14 @@ def trimmed(kernel: Kernel, tolerance: float = 0.0) -> Kernel:
     return Kernel(kernel.taps[inside], first)
 
 
+def by_tap(kernel: Kernel) -> Tensor:
+    """Return the taps as (out, in, number)."""
+    return kernel.taps.reshape(*kernel.taps.shape[:2], -1)
+
+
 def sizes(kernel: Kernel) -> Tensor:
     """Return the largest absolute value of each tap over the channels, (*extent)."""
-    return kernel.taps.flatten(2).abs().amax(0).amax(0).reshape(kernel.extent)
+    return by_tap(kernel).abs().amax(0).amax(0).reshape(kernel.extent)
 
 
 def transposed(kernel: Kernel) -> Kernel:
