@@ -7,8 +7,9 @@
 {'resized': 2}
 """
 
+from torchgraft import morph
 from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer
-from torchgraft.errors import ApplyError, CheckpointError, GraftError, PinError, PlanError, SpecError
+from torchgraft.errors import ApplyError, CheckpointError, GraftError, MorphError, PinError, PlanError, SpecError
 from torchgraft.optim import OptimizerReport, transfer_optimizer
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Element, Layer, Match, Pair, TensorPlan
@@ -23,6 +24,7 @@ __all__ = [
     "GraftError",
     "Layer",
     "Match",
+    "MorphError",
     "OptimizerReport",
     "Pair",
     "PinError",
@@ -33,6 +35,7 @@ __all__ = [
     "SpecError",
     "TensorPlan",
     "apply",
+    "morph",
     "pairwise",
     "plan",
     "rank",

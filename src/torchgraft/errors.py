@@ -8,6 +8,7 @@
     ├── ApplyError                   a plan that does not fit the tensors it is applied to
     ├── RunError                     a model whose own code failed when it was run; the failure is its ``__cause__``
     ├── InputsError                  a model for which no inputs were found that it runs on
+    ├── MorphError                   a function-preserving edit that cannot be made, or not exactly
     └── LabError                     an experiment that cannot be run: its data, its record or its store
 
 Each message is one sentence that names the thing and then the fix, so that a command line can print it as it is.
@@ -21,6 +22,7 @@ __all__ = [
     "GraftError",
     "InputsError",
     "LabError",
+    "MorphError",
     "PinError",
     "PlanError",
     "RunError",
@@ -66,6 +68,10 @@ class RunError(GraftError):
 
 class InputsError(GraftError):
     """A model for which no inputs were found that it runs on."""
+
+
+class MorphError(GraftError):
+    """A function-preserving edit that cannot be made, or not exactly."""
 
 
 class LabError(GraftError):
