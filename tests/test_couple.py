@@ -59,13 +59,13 @@ def residual(width: int, hidden: int, depth: int) -> nn.Module:
 class Gated(nn.Module):
     """Squeeze and excitation before a projection, which alone reads what is gated, or behind a norm."""
 
-    def __init__(self, gated: bool, behind: bool) -> None:
+    def __init__(self, gated: bool, behind: bool, width: int = 8) -> None:
         super().__init__()
         self.gated, self.behind = gated, behind
-        self.enter, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.enter, self.norm = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
         if gated:
-            self.reduce, self.expand = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
-        self.leave, self.head = nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+            self.reduce, self.expand = nn.Conv2d(width, 2, 1), nn.Conv2d(2, width, 1)
+        self.leave, self.head = nn.Conv2d(width, 6, 1), nn.Linear(6, 5)
 
     def gate(self, x: Tensor) -> Tensor:
         return self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
@@ -251,6 +251,11 @@ def test_trainable_leaves_new_gates_to_their_own_initialization() -> None:
     assert "silenced" not in tg.transfer(source, target, trainable=True).counts()
     assert torch.equal(target.expand.weight, before)  # type: ignore[union-attr, arg-type]
     assert tg.transfer(source, target).counts()["silenced"] == 2
+
+
+def test_new_gates_stay_as_drawn_where_the_function_is_cut_anyway() -> None:
+    plans = [tg.plan(Gated(False, False, 8), Gated(True, False, width)) for width in (6, 8, 10)]
+    assert [len(plan.fills) for plan in plans] == [0, 2, 2]
 
 
 def test_copies_share_their_weight_unevenly() -> None:

@@ -23,9 +23,10 @@ from operator import is_
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch
+from torchgraft.axes.spans import locked, size_of_leaf
 from torchgraft.couple.alignment import align
 from torchgraft.couple.closing import closings
-from torchgraft.couple.election import elect, spans_of_moves
+from torchgraft.couple.election import Elected, elect, spans_of_moves
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.handing import handings
 from torchgraft.couple.layouts import MapBook, lay_out
@@ -75,7 +76,8 @@ def couple(
     book = MapBook(growth, known, packed, source.layer_scales)
     passing = passages(target, source, transfers, elected, book) if whole else NOTHING
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
-    opened, factors = open_gates(() if trainable else target.gates, [one for one in transfers if not one.reused])
+    gates = target.gates if whole and not trainable and not _narrows(elected) else ()
+    opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
     fills = {key: 0.0 for key in closed if key not in passing.new} | opened
@@ -92,6 +94,14 @@ def couple(
     filled = tuple(Fill(key, value) for key, value in (fills | handing.fills).items())
     settings = tuple(growth.settings.values())
     return Coupled(made, tuple(book.maps), filled, settings, passing.all, tuple(_notes(open_, passing.all, settings)))
+
+
+def _narrows(elected: Elected) -> bool:
+    """Tell whether a group has fewer units than the one it stands for: then new gates have no function to keep.
+
+    Classes and inputs do not count: those that both have are the same.
+    """
+    return any(size_of_leaf(t) < size_of_leaf(s) and not any(map(locked, (*t, *s))) for t, s in elected.items())
 
 
 def _notes(open_: Sequence[Branch], passing: Sequence[Passage], settings: Sequence[Setting]) -> Iterator[str]:
