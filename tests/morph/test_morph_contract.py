@@ -236,6 +236,17 @@ def test_a_trained_module_still_contracts_while_it_is_linear() -> None:
     assert again.kernel_size == (5, 5) and deviation(module, again, (1, 4, 9, 9)) <= 1e-12
 
 
+def test_blocks_of_timm_are_one_convolution_without_their_activation(zoo: tuple[object, object]) -> None:
+    timm, _ = zoo
+    block = timm.create_model("repvgg_a0", stem_chs=8).stages[1][1].double().eval()
+    for norm in (block.conv_kxk.bn, block.conv_1x1.bn, block.identity):
+        settled(norm)
+    with pytest.raises(MorphError, match=r"act \(ReLU\) is no linear layer"):
+        morph.contract(block)
+    block.act = nn.Identity()
+    assert morph.contract(block).kernel_size == (3, 3)
+
+
 def test_one_block_type_becomes_another_through_one_convolution() -> None:
     block = RepVGG().double().eval()
     other = morph.module(morph.contract(block), "D", padding="same")

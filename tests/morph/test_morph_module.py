@@ -143,7 +143,7 @@ def test_the_nearest_module_is_given_on_request_with_its_deviation() -> None:
     assert not module.certificate.exact
     weight = layer.weight.detach()
     best = torch.linalg.svdvals(weight.flatten(1))[3:].norm() / weight.norm()
-    assert module.certificate.inside == pytest.approx(float(best), rel=1e-3)
+    assert module.certificate.inside == pytest.approx(float(best), rel=5e-3)
     assert module.certificate.inside >= float(best) - 1e-12  # Eckart-Young: nothing of rank 3 is nearer
     assert module.certificate.deviation > 1e-2
 

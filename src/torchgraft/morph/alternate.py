@@ -12,10 +12,10 @@ from torchgraft.morph.layout import Layout
 from torchgraft.morph.solve import smallest_change
 from torchgraft.morph.weights import Weights, fresh, from_source, kernels_of, to_sink, total
 
-_SWEEPS, _MANY = 60, 240  # the latter where the nearest module is wanted
+_SWEEPS, _MANY = 60, 120  # the latter where the nearest module is wanted
 _RIDGE = 1e-4  # relative: directions below it are left to later sweeps, so that no weight runs away
 _DONE = 1e-13
-_SLOW = 0.999999  # the same where the nearest module is wanted, exact or not
+_SLOW = 0.99999  # the same where the nearest module is wanted, exact or not
 _STALLED = 0.98  # where a sweep leaves more of the error than this, the ridge goes, then the sweeps end
 
 
@@ -29,7 +29,7 @@ def fill_alternating(
     """
     weights = _start(layout, target, generator)
     size, error, condition = norm(target) or 1.0, float("inf"), 1.0
-    ridge = _RIDGE
+    ridge = 0.0 if nearest else _RIDGE
     for _ in range(_MANY if nearest else _SWEEPS):
         for name in layout.order[:0:-1]:
             weights, found = _improved(layout, target, weights, name, ridge)

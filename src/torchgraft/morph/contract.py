@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["contract"]
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -98,9 +99,11 @@ def _step(node: fx.Node, root: nn.Module, values: Mapping[fx.Node, Any]) -> Any:
                 f"{where} ({type(layer).__name__}) is no linear layer of a fixed window: contract the parts around it"
             )
         return rule(arguments[0], layer, where)
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(root)
     name = getattr(node.target, "__name__", str(node.target))
     table: Mapping[Any, FunctionRule] = FUNCTIONS if node.op == "call_function" else METHODS
-    if node.op == "get_attr" or node.target not in table:
+    if node.target not in table:
         raise MorphError(
             f"{node.name} ({name}) is no linear operation that is known: use layers, sums and concatenations"
         )

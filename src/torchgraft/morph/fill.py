@@ -70,7 +70,7 @@ def _by_carrier(layout: Layout, target: Kernel, seed: int, nearest: bool) -> Ite
 
 
 def _by_alternation(layout: Layout, target: Kernel, seed: int, nearest: bool) -> Iterator[Filling]:
-    for restart in range(_RESTARTS):
+    for restart in range(1 if nearest else _RESTARTS):
         generator = torch.Generator().manual_seed(seed + restart)
         weights, condition = fill_alternating(layout, target, generator, nearest)
         yield _measured("alternate", layout, target, weights, condition)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from torchgraft.errors import MorphError
 from torchgraft.morph.activation import Blend
@@ -104,6 +105,32 @@ def _activation(flow: Flow, layer: Any, path: str) -> Flow:
     return flow
 
 
+def _functional_norm(
+    path: str, flow: Flow, mean: Any, variance: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Flow:  # fmt: skip
+    norm = nn.BatchNorm1d(len(flow.bias), eps, affine=weight is not None, track_running_stats=mean is not None)
+    norm.train(training or mean is None)
+    norm.running_mean, norm.running_var = mean, variance
+    norm.weight, norm.bias = weight, bias
+    return _batch_norm(flow, norm, path)
+
+
+def _axes(path: str, flow: Any, name: str) -> int:
+    if name != "ndim":
+        raise MorphError(f"{path} reads the {name} of a blob: only layers, sums and concatenations are followed")
+    return len(flow.rate) + 2
+
+
+def _equal(path: str, one: Any, other: Any) -> bool:
+    return bool(one == other)
+
+
+def _asserted(path: str, holds: bool, message: str = "") -> None:
+    if not holds:
+        raise MorphError(f"{path} does not hold: {message}")
+
+
 ModuleRule = Callable[[Flow, Any, str], Flow]
 
 #: Linear layers, by type; subclasses are looked up by their bases.
@@ -175,7 +202,7 @@ def _sum_of(path: str, tensors: Any, begin: Any = 0) -> Flow:
     return summed(flows, path)
 
 
-FunctionRule = Callable[..., Flow]
+FunctionRule = Callable[..., Any]
 
 #: Linear functions, by what is called; they take the place of the call, then its arguments.
 FUNCTIONS: Mapping[Any, FunctionRule] = {
@@ -185,6 +212,7 @@ FUNCTIONS: Mapping[Any, FunctionRule] = {
     operator.truediv: _divide, torch.div: _divide,
     operator.neg: _negative, torch.neg: _negative,
     torch.cat: _concatenated, torch.concat: _concatenated, sum: _sum_of,
+    functional.batch_norm: _functional_norm, getattr: _axes, operator.eq: _equal, torch._assert: _asserted,
 }  # fmt: skip
 
 #: Linear methods of tensors, by name.
