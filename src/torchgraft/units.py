@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["RULES", "Pairs", "axis_indices", "count", "covered", "move_indices", "pairs_of", "product_indices"]
+__all__ = [
+    "RULES",
+    "Pairs",
+    "axis_indices",
+    "copy_shares",
+    "count",
+    "covered",
+    "move_indices",
+    "pairs_of",
+    "product_indices",
+    "shares_of",
+]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -104,3 +115,30 @@ def move_indices(move: Move, axis: int, maps: Sequence[UnitMap], sizes: tuple[in
         return axis_indices(move.layout[axis], maps)
     t, s = sizes or (move.target.shape[axis], move.source.shape[axis])
     return pairs_of(UnitMap(t, s, "start" if axis in move.lead else "centre"))
+
+
+def shares_of(units: UnitMap) -> NDArray[np.float64]:
+    """Return what every unit of the target counts where it is read: copies of a unit share it.
+
+    Copy number ``c`` of ``n`` counts ``2 c / (n (n + 1))``: in all one, and no two alike, so that they part.
+
+    >>> shares_of(UnitMap(4, 2, "tile")).round(2).tolist()
+    [0.33, 0.33, 0.67, 0.67]
+    """
+    count = len(pairs_of(units)[0])
+    if units.how != "tile":
+        return np.ones(count)
+    copies = units.target // units.source
+    numbers = np.arange(count, dtype=np.int64) // units.source + 1
+    return np.asarray(numbers * (2 / (copies * (copies + 1))), dtype=np.float64)
+
+
+def copy_shares(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> NDArray[np.float64]:
+    """Return the same for the places along an axis that the source determines."""
+    found = []
+    for stretch in stretches:
+        shares = np.ones(1)
+        for number in stretch.maps:
+            shares = (shares[:, None] * shares_of(maps[number])[None, :]).reshape(-1)
+        found.append(shares)
+    return np.concatenate(found)

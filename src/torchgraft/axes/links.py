@@ -10,7 +10,7 @@ from math import log2
 
 from torch import nn
 
-from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
+from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, PRODUCTS, Flow
 
 _ACTIVATIONS = frozenset((
     *("relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "tanh", "sigmoid", "hardsigmoid", "mish", "elu"),
@@ -20,6 +20,8 @@ _POOLS = frozenset((
     *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "avg_pool1d"),
     *("max_pool3d_with_indices", "avg_pool3d", "_adaptive_avg_pool3d"),
 ))  # fmt: skip
+# What may read a value without making something else of its units.
+_TAKES = LAYOUT | _POOLS | PRODUCTS.keys() | BATCH_NORMS | {"add", "cat", "native_layer_norm", "native_group_norm"}
 _GATES = frozenset(("sigmoid", "hardsigmoid"))
 
 
@@ -95,7 +97,7 @@ def _is_plain(module: nn.Module, weight: str) -> bool:
 
 
 def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]]) -> tuple[Norm | None, str]:
-    """Return the batch norm and the activation that alone read a value."""
+    """Return the batch norm and the activation that alone read a value; ``?`` where something else makes more of it."""
     norm = None
     while len(read[value]) == 1:
         step = flow.steps[read[value][0]]
@@ -109,9 +111,10 @@ def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]
         elif step.name.rstrip("_") in _ACTIVATIONS:
             return norm, step.name.rstrip("_")
         elif step.name not in LAYOUT:
-            return norm, ""
+            break
         value = step.outputs[0]
-    return norm, ""
+    readers = (flow.steps[number].name.rstrip("_") for number in read[value])
+    return norm, "" if all(name in _TAKES for name in readers) else "?"
 
 
 def _activation(flow: Flow, value: int) -> str:

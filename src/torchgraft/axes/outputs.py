@@ -35,7 +35,9 @@ def outputs_of(result: Any) -> list[Tensor]:
     """
     if isinstance(result, Mapping):
         entries = dict(result)
-        scored = any("logits" in name or name.startswith("pred_") for name in map(str, entries))
+        scored = any(
+            "logits" in name or name.startswith("pred_") or name.endswith("_embeds") for name in map(str, entries)
+        )
         kept = {
             name: value
             for name, value in entries.items()

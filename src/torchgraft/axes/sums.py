@@ -7,7 +7,7 @@ __all__ = ["sums"]
 from torchgraft.axes.branches import Branch, closing_keys
 from torchgraft.axes.flow import Flow
 
-#: The tensors that make either summand zero when they are zero.
+#: The tensors that make either summand zero when they are zero; none where it cannot be told.
 Sum = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -27,7 +27,8 @@ def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
             continue
         early, late = sorted(step.inputs, key=lambda value: flow.maker.get(value, -1))
         keys = tuple(dict.fromkeys(closing_keys(flow, late) or ()))
-        if keys and keys not in closed:
+        if not keys or keys not in closed:
             others = tuple(dict.fromkeys(closing_keys(flow, early) or ()))
-            made |= {(others, keys): None} if others else {}
+            if (keys or others) and others not in closed:
+                made[others, keys] = None
     return tuple(made)

@@ -92,6 +92,10 @@ class Call:
         for output in self.outputs[first:]:
             self._known.set(output, tuple(fresh(size, locked) for size in output.shape))
 
+    def lock_if_needed(self, term: Term, reason: str) -> None:
+        """Lock a term unless nothing comes of the first output: a place that was looked at for its shape alone."""
+        self._known.later.append((self._known.number(self.outputs[0]), term, reason))
+
     def arg(self, place: int, name: str, default: Any = None) -> Any:
         """Return an argument by position or name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -110,6 +114,7 @@ class _Known:
         self._numbers: dict[int, int] = {}
         self._count = 0
         self.stored: dict[int, str] = {}  # keys by identity
+        self.later: list[tuple[int, Term, str]] = []  # what to lock if a value is needed
 
     def of(self, tensor: Tensor) -> Axes:
         found = self._axes.get(id(tensor))
@@ -247,7 +252,12 @@ def trace(
     _lock_unread(found)
     _lock_cut_off(found, known)
     found.outputs = tuple(map(known.number, outputs))
-    found.idle = _idle(found, set(found.outputs))
+    needed = set(found.outputs)
+    found.idle = _idle(found, needed)
+    needed |= _written(found)
+    for value, term, reason in known.later:
+        if value in needed:
+            lock(term, reason)
     return found
 
 
@@ -278,6 +288,19 @@ def _idle(found: Trace, needed: set[int]) -> frozenset[str]:
         if not needed.isdisjoint(step.outputs):
             needed.update(step.inputs)
     return frozenset(key for value, key in found.stored.items() if value not in needed)
+
+
+def _written(found: Trace) -> set[int]:
+    """What is written in place: perhaps a view of something that is needed."""
+    made = {step.outputs[0]: step for step in found.steps}
+    reached: set[int] = set()
+    waiting = [step.inputs[0] for step in found.steps if step.name.endswith("_") and step.inputs]
+    while waiting:
+        value = waiting.pop()
+        if value not in reached:
+            reached.add(value)
+            waiting += made[value].inputs[:1] if value in made else ()
+    return reached
 
 
 def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset[str]) -> None:

@@ -56,7 +56,10 @@ def align(
     if complete(owners(made) | first, known[0], known[1]):
         return made, first, True
     held = hold_all(sides, (target, source), known, scorer)
-    return (made, first, False) if held is None else (*held, True)
+    if held is None:
+        return made, first, False
+    buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
+    return buffers | held[0], held[1], True
 
 
 def _aligned(

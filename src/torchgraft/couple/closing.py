@@ -42,7 +42,7 @@ def closings(
     keys = dict.fromkeys(key for branch in outer for key in branch.closing)
     inside = {key for branch in outer for key in branch.keys}
     for pair in target.sums if whole else ():
-        fresh = [one for one in pair if served.isdisjoint(one)]
+        fresh = [one for one in pair if one and served.isdisjoint(one)]
         if len(fresh) == 1 and inside.isdisjoint(fresh[0]):
             keys |= dict.fromkeys(fresh[0])
     return tuple(keys), tuple(branch for branch in outer if not branch.closing)

@@ -128,7 +128,7 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     layout = tuple(
         [() if row is None else _axis(row, axis, ballot, elected, book) for axis, row in enumerate(ballot.rows)]
     )
-    pads = _pads(ballot, book, target)
+    pads = _pads(ballot, layout, book, target)
     factor = _factor(ballot, book)
     if not any(layout) and not pads and factor == 1:
         return move
@@ -178,26 +178,34 @@ def _whole(numbers: Sequence[int], maps: Sequence[UnitMap]) -> bool:
     return all(units.target == units.source and units.how != "chosen" for units in used)
 
 
-def _pads(ballot: Ballot, book: MapBook, target: AxisGroups) -> tuple[str, ...]:
+def _pads(ballot: Ballot, layout: Sequence[Sequence[Stretch]], book: MapBook, target: AxisGroups) -> tuple[str, ...]:
     """Name what becomes of the units of every axis that the source does not determine, ``()`` where nothing does."""
     if not book.growth.rules and ballot.move.target.key not in book.growth.keys:
         return ()
-    pads = tuple([_pad(row, axis, ballot, book, target) for axis, row in enumerate(ballot.rows)])
+    reads = -1 if ballot.transfer.kind == "embedding" else input_axis(ballot.transfer.kind, ballot.move.target.role)
+    pads = tuple(
+        "shared" if axis == reads and _copied(layout[axis], book.maps) else _pad(row, axis, ballot, book, target, reads)
+        for axis, row in enumerate(ballot.rows)
+    )
     return pads if any(pads) else ()
 
 
-def _pad(row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBook, target: AxisGroups) -> str:
+def _copied(row: Sequence[Stretch], maps: Sequence[UnitMap]) -> bool:
+    """Tell whether units stand several times along an axis."""
+    return any(maps[number].how == "tile" for one in row for number in one.maps)
+
+
+def _pad(
+    row: tuple[Spans, Spans] | None, axis: int, ballot: Ballot, book: MapBook, target: AxisGroups, reads: int | None
+) -> str:
     """Name what becomes of the units of an axis that the source does not determine, where a norm reads them."""
     key = ballot.move.target.key
     if key in book.growth.keys and axis == 0 and _makes_keys(ballot):
         return "zero"
     rule = None if row is None or len(row[0]) != 1 else book.growth.rule(row[0][0].leaf, row[1][0].leaf)
-    if row is None or rule is None:
+    if row is None or rule is None or rule == "tile":
         return ""
-    reads = axis == input_axis(ballot.transfer.kind, ballot.move.target.role) and ballot.transfer.kind != "embedding"
-    if rule == "tile":
-        return "shared" if reads else ""
-    if reads:
+    if axis == reads:
         return "fresh" if key in target.normed else ""
     if key in target.norms:
         return ""
@@ -237,7 +245,7 @@ def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected,
         left.setdefault(span.leaf, []).append(span)
     found: list[Stretch] = []
     for span in targets:
-        want = elected.get(span.leaf)
+        want = elected.get(span.leaf) if span.leaf else ()  # a single place (of a class token) is known by its order
         if want is not None and left.get(want):
             found += book.stretches(span.start, left[want].pop().start, span.leaf, want)
     if covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from torchgraft.plan import Plan
 from torchgraft.records import Move, Stretch, Transfer, UnitMap
-from torchgraft.transfer.operators import PADS, clip, paired_units, part_of
+from torchgraft.transfer.operators import clip, paired_units, part_of
 from torchgraft.transfer.prepare import PREPARATIONS, Labels, Preparation, mapped_rows
-from torchgraft.units import pairs_of
+from torchgraft.units import pairs_of, shares_of
 
 #: What a state tensor is a mean of, by its name in torch and timm: 1 gradients, 2 their squares.
 ORDERS: Mapping[str, int] = {
@@ -121,7 +121,7 @@ def _shares(stretch: Stretch, move: Move, maps: tuple[UnitMap, ...], copies: Cop
             if even:
                 one /= units.target // units.source
             else:
-                PADS["shared"](one, 0, torch.arange(units.target), units.source)
+                one = torch.from_numpy(shares_of(units))
         found = (found[:, None] * one[None, :]).reshape(-1)
     return found
 

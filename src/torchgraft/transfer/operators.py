@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from torchgraft.kinds import output_axis
 from torchgraft.records import Move, TensorSpec, Transfer, UnitMap, Window, Windows
-from torchgraft.units import move_indices
+from torchgraft.units import copy_shares, move_indices
 from torchgraft.windows import centred_windows, outputs_of
 
 Tensors = Mapping[str, Tensor]
@@ -151,14 +151,18 @@ def place_units(
     is the source's layer scale that multiplies the outputs, by which a mean over them is weighed.
     """
     into, values = paired_units(target, source, move, maps)
+    for axis, name in enumerate(move.pads):
+        if name == "shared":
+            shares = torch.from_numpy(copy_shares(move.layout[axis], maps)).to(values)
+            values = values * shares.view(*(-1 if a == axis else 1 for a in range(values.ndim)))
     outputs = outputs_of(kind, move.target.role)
     inputs = [axis for axis in range(target.ndim) if axis != outputs and len(into[axis]) < target.shape[axis]]
     if outputs is not None and any(move.pads[axis : axis + 1] != ("fresh",) for axis in inputs):
         target.index_fill_(outputs, into[outputs], 0)
     target[torch.meshgrid(*into, indexing="ij")] = values.to(target) * move.factor
     for axis, name in enumerate(move.pads):
-        if name:
-            PADS[name](target, axis, into[axis], move.source.shape[axis], scale)
+        if name and name != "shared":
+            PADS[name](target, axis, into[axis], scale)
 
 
 def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]) -> tuple[list[Tensor], Tensor]:
@@ -171,7 +175,7 @@ def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[Unit
     return into, source
 
 
-def _mean(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+def _mean(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:
     rest, known = _rest(target, axis, into), target.index_select(axis, into)
     if scale is not None:
         known = known * scale.to(known).view(*(-1 if a == axis else 1 for a in range(target.ndim)))
@@ -179,23 +183,16 @@ def _mean(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | N
     target.index_copy_(axis, rest, mean.expand(*(len(rest) if a == axis else n for a, n in enumerate(target.shape))))
 
 
-def _zero(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+def _zero(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:
     target.index_fill_(axis, _rest(target, axis, into), 0)
 
 
-def _one(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+def _one(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:
     target.index_fill_(axis, _rest(target, axis, into), 1)
 
 
-def _fresh(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
+def _fresh(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:
     """Nothing reaches these inputs, so they are left to learn."""
-
-
-def _shared(target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None:
-    """Copy number ``c`` of ``n`` counts ``2 c / (n (n + 1))``: in all one, and no two alike, so that they part."""
-    copies = target.shape[axis] // units
-    counts = torch.arange(1, copies + 1, dtype=target.dtype, device=target.device) * (2 / (copies * (copies + 1)))
-    target.mul_(counts.repeat_interleave(units).view(*(-1 if a == axis else 1 for a in range(target.ndim))))
 
 
 def _rest(target: Tensor, axis: int, into: Tensor) -> Tensor:
@@ -207,10 +204,10 @@ def _rest(target: Tensor, axis: int, into: Tensor) -> Tensor:
 class Pad(Protocol):
     """Fills the units of an axis beyond those that the source determines.
 
-    ``into`` are the places that it determines, ``units`` counts the source's, ``scale`` weighs them.
+    ``into`` are the places that it determines, ``scale`` weighs their units.
     """
 
-    def __call__(self, target: Tensor, axis: int, into: Tensor, units: int, scale: Tensor | None = None) -> None: ...
+    def __call__(self, target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None: ...
 
 
 #: What becomes of the units of an axis beyond those of the source, by name.
@@ -219,7 +216,6 @@ PADS: Mapping[str, Pad] = {
     "zero": _zero,
     "one": _one,
     "fresh": _fresh,
-    "shared": _shared,
 }
 
 

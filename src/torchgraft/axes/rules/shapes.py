@@ -158,7 +158,7 @@ def select(call: Call) -> None:
     """One place of an axis."""
     axes = call.axes(call.args[0])
     axis = call.args[1] % len(axes)
-    lock(axes[axis], "single places")
+    call.lock_if_needed(axes[axis], "single places")
     call.give([*axes[:axis], *axes[axis + 1 :]])
 
 
