@@ -297,7 +297,7 @@ def test_a_label_map_of_a_wider_head_leaves_the_other_rows_alone(operator: str) 
 
 
 def test_a_label_map_of_a_narrower_head() -> None:
-    source, target, _ = grown(classifier(7, 8), classifier(10, 4), labels={9: 1})
+    source, target, _ = grown(classifier(7, 8), classifier(10, 4), labels={9: 1}, narrowing="centre")
     assert torch.equal(target["2.weight"][9], source["2.weight"][1, 2:6])
     assert target["2.weight"][:9].eq(-1).all()
 

@@ -39,7 +39,7 @@ def test_attention_grows_by_whole_heads(more: int) -> None:
 
 
 def test_attention_shrinks_by_whole_heads() -> None:
-    source, target, _ = grown(nn.MultiheadAttention(20, 5), nn.MultiheadAttention(8, 2))
+    source, target, _ = grown(nn.MultiheadAttention(20, 5), nn.MultiheadAttention(8, 2), narrowing="centre")
     got, origin = (heads(state["in_proj_weight"].chunk(3)[1], 4) for state in (target, source))
     assert torch.equal(got, origin[1:3, :, 6:14])
 

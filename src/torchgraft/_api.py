@@ -25,6 +25,7 @@ from torchgraft.score import Scorer
 from torchgraft.similarity import MEASURES, both_directions
 from torchgraft.standardize import Standardizer
 from torchgraft.transfer.apply import apply_plan
+from torchgraft.transfer.narrowing import Narrowing
 from torchgraft.transfer.operators import Operator
 from torchgraft.transfer.planning import Method, customized, make_plan
 
@@ -34,6 +35,9 @@ class Options(TypedDict, total=False):
 
     method: ``"graft"`` (default) or ``"dpiat"`` (arXiv:2212.13970 to the letter).
     standardizer, scorer, matcher, operator: a stage to replace, by name or by a function of yours.
+    narrowing: which units are kept where there are fewer: ``"readers"`` (default: those of the largest weights in the
+        layers that read them), ``"magnitude"``, ``"norm_scale"``, ``"even"``, ``"centre"``, or a function of yours that
+        gives one score for each unit of a group.
     exponent: ``x`` of the run weight ``f(d) = d**-x``, between 0 and 1 (the paper: 0.5).
     pins: ``{target path: source path}``, whole subtrees too, that must be matched with each other.
     exclude_target, exclude_source: paths to leave out.
@@ -51,6 +55,7 @@ class Options(TypedDict, total=False):
     scorer: str | Scorer
     matcher: str | Matcher
     operator: str | Operator
+    narrowing: str | Narrowing
     exponent: float
     pins: Mapping[str, str]
     exclude_target: Sequence[str]
@@ -102,6 +107,7 @@ def _method(options: Options) -> Method:
         options.get("matcher"),
         options.get("operator"),
         options.get("exponent"),
+        options.get("narrowing"),
     )
 
 
@@ -177,6 +183,7 @@ def apply(
     target: nn.Module,
     *,
     operator: Operator | None = None,
+    narrowing: Narrowing | None = None,
     factory: Factory | None = None,
     seed: int = 0,
     allow_nonfinite: bool = False,
@@ -189,6 +196,7 @@ def apply(
         source: the weights that the plan was made for.
         target: the module that the plan was made for; one on the meta device is materialized.
         operator: the function behind a plan that was made with an operator of yours.
+        narrowing: the function behind a plan that was made with a narrowing of yours.
         factory: the model that a state dict or a checkpoint belongs to.
         seed: seed of every random draw.
         allow_nonfinite: accept NaN and infinite weights in a file.
@@ -201,7 +209,7 @@ def apply(
         weights = module_weights(unwrap(source))
     else:
         weights = open_origin(source, factory=factory, seed=seed, allow_nonfinite=allow_nonfinite).weights()
-    return _apply(plan, weights, target, operator, seed, progress)
+    return _apply(plan, weights, target, operator, narrowing, seed, progress)
 
 
 def _apply(
@@ -209,6 +217,7 @@ def _apply(
     weights: Weights,
     target: nn.Module | None,
     operator: Operator | None,
+    narrowing: Narrowing | None,
     seed: int,
     progress: Callable[[str], None] | None,
 ) -> Report:
@@ -218,7 +227,16 @@ def _apply(
         for key in {move.source.key: None for transfer in plan.transfers for move in transfer.moves}:
             weights.values(key)
     module = unwrap(target)
-    return apply_plan(plan, weights.values, weights.shape_of, module, operator=operator, seed=seed, progress=progress)
+    return apply_plan(
+        plan,
+        weights.values,
+        weights.shape_of,
+        module,
+        operator=operator,
+        narrowing=narrowing,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def transfer(
@@ -243,9 +261,10 @@ def transfer(
     network = read_module(module)
     origin = _origin(source, network, False, options)
     made = _plan(origin, network, module, options)
-    operator = options.get("operator")
-    function = operator if callable(operator) else None
-    return _apply(made, origin.weights(), target, function, options.get("seed", 0), progress)
+    operator, narrowing = options.get("operator"), options.get("narrowing")
+    own = None if isinstance(operator, str) else operator
+    rule = None if isinstance(narrowing, str) else narrowing
+    return _apply(made, origin.weights(), target, own, rule, options.get("seed", 0), progress)
 
 
 def similarity(

@@ -14,6 +14,7 @@ from torchgraft.errors import PlanError
 from torchgraft.forecast import Forecast, told
 from torchgraft.records import (
     Fill,
+    Followed,
     Move,
     Obstacle,
     Part,
@@ -25,11 +26,12 @@ from torchgraft.records import (
     Transfer,
     UnitMap,
 )
+from torchgraft.units import RULES
 from torchgraft.view.text import STATUSES, render, summary_line, tensor_table
 from torchgraft.windows import windows_of
 
-_FORMAT = 2
-_LISTS = ("maps", "settings", "fills", "passages")
+_FORMAT = 3
+_LISTS = ("maps", "settings", "fills", "passages", "followed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class Plan(_Ledger):
     ``score`` is the dynamic program's value, ``transfers`` the matched layers with the moves of their tensors,
     ``tensors`` one entry for every tensor of the target's state dict, ``notes`` what the plan had to leave open.
     ``maps`` pair the units of the groups of both networks; ``settings`` are attributes of modules that change too,
-    ``fills`` the values of tensors that are silenced, ``passages`` new layers that give on what they read. ``forecast``
-    tells whether the target will compute the source's function; it follows from both networks, so it is no part of what
-    makes two plans equal.
+    ``fills`` the values of tensors that are silenced, ``passages`` new layers that give on what they read, ``followed``
+    running statistics that follow what was cut. The plan of a report also holds which units were chosen by the weights.
+    ``forecast`` tells whether the target will compute the source's function; it follows from both networks, so it is no
+    part of what makes two plans equal.
     """
 
     method: str
@@ -78,6 +81,7 @@ class Plan(_Ledger):
     settings: tuple[Setting, ...] = ()
     fills: tuple[Fill, ...] = ()
     passages: tuple[Passage, ...] = ()
+    followed: tuple[Followed, ...] = ()
     forecast: Forecast = field(default_factory=Forecast, compare=False, repr=False)
 
     fields: ClassVar[tuple[str, ...]] = ("method", "operator", "source", "target", "score", "notes", "labels")
@@ -125,8 +129,12 @@ class Plan(_Ledger):
         return json.dumps(self.to_dict(), indent=1)
 
     def fingerprint(self) -> str:
-        """Hash of the plan's content (sha256, hexadecimal): equal plans have equal fingerprints."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+        """Hash of the plan's content (sha256, hexadecimal): equal plans have equal fingerprints.
+
+        Which units the source's weights have chosen is no part of it.
+        """
+        bare = replace(self, maps=tuple(one if one.how in RULES else replace(one, chosen=()) for one in self.maps))
+        return hashlib.sha256(json.dumps(bare._content(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -149,10 +157,11 @@ class Plan(_Ledger):
                 transfers=tuple(_transfer(entry) for entry in data["transfers"]),
                 notes=tuple(map(str, data["notes"])),
                 labels=tuple((int(t), int(s)) for t, s in data["labels"]),
-                maps=tuple(UnitMap(**{**one, "chosen": tuple(one["chosen"])}) for one in data["maps"]),
+                maps=tuple(map(_unit_map, data["maps"])),
                 settings=tuple(Setting(one["path"], one["attribute"], float(one["value"])) for one in data["settings"]),
                 fills=tuple(Fill(one["key"], float(one["value"])) for one in data["fills"]),
                 passages=tuple(map(_passage, data.get("passages", ()))),
+                followed=tuple(Followed(**{**one, "groups": int(one["groups"])}) for one in data["followed"]),
                 forecast=Forecast(found=_obstacles(data["obstacles"])),
             )
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
@@ -206,6 +215,14 @@ class Report(_Ledger):
 
 def _obstacles(data: list[dict[str, Any]] | None) -> tuple[Obstacle, ...] | None:
     return None if data is None else tuple(Obstacle(str(one["what"]), str(one["where"])) for one in data)
+
+
+def _unit_map(data: dict[str, Any]) -> UnitMap:
+    made = UnitMap(int(data["target"]), int(data["source"]), str(data["how"]), tuple(map(int, data["chosen"])))
+    count = made.target if made.how not in RULES else min(made.target, len(made.chosen))
+    if made.chosen and (len(made.chosen) != count or not 0 <= min(made.chosen) <= max(made.chosen) < made.source):
+        raise ValueError(f"{len(made.chosen)} units were chosen for {made.target} of {made.source}")
+    return made
 
 
 def _spec(data: dict[str, Any]) -> TensorSpec:

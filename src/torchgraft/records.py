@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "Element",
     "Fill",
+    "Followed",
     "Layer",
     "Match",
     "Move",
@@ -182,8 +183,9 @@ class Windows:
 class UnitMap:
     """Which units of a group of the source stand where in a group of the target: one map for all tensors they are in.
 
-    ``target`` and ``source`` count the units; ``how`` names the rule (see :data:`torchgraft.units.RULES`), ``chosen``
-    the source unit of every target unit where it was chosen by the weights.
+    ``target`` and ``source`` count the units; ``how`` names the rule: one of :data:`torchgraft.units.RULES`, or one
+    that looks at weights (:data:`torchgraft.transfer.narrowing.NARROWING`). ``chosen`` holds the source unit of every
+    target unit once such a rule has chosen; a plan that has not met the weights has none.
     """
 
     target: int
@@ -247,6 +249,26 @@ class Obstacle:
 
     what: str
     where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Running statistics of the target that follow what was cut before their norm: what is lost is taken out of them.
+
+    ``mean`` and ``variance`` are the target's keys, and so is ``weight``, of the layer before the norm, whose inputs or
+    taps were cut. ``bias`` of that layer is the source's, empty where it has none; ``groups`` are those of its inputs.
+    ``gain``, ``shift`` and ``function`` say what the source's layer reads, where that is known: a function of what
+    another batch norm gives.
+    """
+
+    mean: str
+    variance: str
+    weight: str
+    bias: str = ""
+    groups: int = 1
+    gain: str = ""
+    shift: str = ""
+    function: str = ""
 
 
 @dataclass(frozen=True, slots=True)

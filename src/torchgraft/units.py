@@ -9,19 +9,23 @@ __all__ = [
     "copy_shares",
     "count",
     "covered",
+    "is_settled",
     "move_indices",
     "pairs_of",
     "product_indices",
+    "provisional",
     "shares_of",
 ]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchgraft.errors import PlanError
 from torchgraft.records import Move, Stretch, UnitMap
 
 Index = NDArray[np.int64]
@@ -44,15 +48,25 @@ def _tile(units: UnitMap) -> Pairs:
     return every, every % units.source
 
 
+def _even(units: UnitMap) -> Pairs:
+    """A stride where it divides, else rounded steps from the first to the last (Xu et al., ICLR 2024)."""
+    size = np.arange(min(units.target, units.source))
+    if units.source % len(size) == 0:
+        return size, size * (units.source // len(size))
+    return size, np.linspace(0, units.source - 1, len(size)).round().astype(np.int64)
+
+
 def _chosen(units: UnitMap) -> Pairs:
     return np.arange(len(units.chosen)), np.array(units.chosen, dtype=np.int64)
 
 
-#: How the units of two groups are paired; ``tile``: every source unit as often as it fits.
+#: How the units of two groups are paired by their numbers; ``tile``: every source unit as often as it fits, ``chosen``:
+#: as the map lists them.
 RULES: Mapping[str, Callable[[UnitMap], Pairs]] = {
     "centre": _centre,
     "start": _start,
     "tile": _tile,
+    "even": _even,
     "chosen": _chosen,
 }
 
@@ -62,14 +76,34 @@ def pairs_of(units: UnitMap) -> Pairs:
 
     >>> [side.tolist() for side in pairs_of(UnitMap(6, 4, "centre"))]
     [[1, 2, 3, 4], [0, 1, 2, 3]]
+
+    Raises:
+        PlanError: the rule looks at weights, and has not chosen yet.
     """
+    if units.chosen:
+        return _chosen(units)
+    if not is_settled(units):
+        raise PlanError(
+            f"which {units.target} of {units.source} units are kept is decided by the weights ({units.how}): apply the "
+            "plan, and give the report, whose plan has them"
+        )
     return RULES[units.how](units)
+
+
+def is_settled(units: UnitMap) -> bool:
+    """Tell whether it is known which units a map pairs: a rule that looks at weights must have chosen."""
+    return bool(units.chosen) or units.how in RULES
+
+
+def provisional(maps: Iterable[UnitMap]) -> tuple[UnitMap, ...]:
+    """Return maps that pair as many units as these, where the weights have not chosen yet: the first ones."""
+    return tuple([units if is_settled(units) else replace(units, how="start") for units in maps])
 
 
 @lru_cache(maxsize=1 << 14)
 def count(units: UnitMap) -> int:
     """Return the number of units of the target that come from the source."""
-    return len(pairs_of(units)[0])
+    return len(pairs_of(units)[0]) if is_settled(units) else units.target
 
 
 def covered(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:

@@ -11,6 +11,7 @@ from math import log2
 from torch import nn
 
 from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, PRODUCTS, Flow
+from torchgraft.axes.reads import Read, read_norm
 
 _ACTIVATIONS = frozenset((
     *("relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "tanh", "sigmoid", "hardsigmoid", "mish", "elu"),
@@ -42,7 +43,8 @@ class Link:
     ``halved`` how often they are half as many as at most in the run. ``follows`` is the weight of the layer before
     it, if nothing but its batch norm, its activation and a product with a gate stand between them; ``gate`` is the
     weight of the last layer of that gate. ``history`` says what its input is made of, as far as batch norms tell:
-    their gain and shift, ``relu`` and ``+`` behind what they apply to.
+    their gain and shift, ``relu`` and ``+`` behind what they apply to; ``reads`` which norm its input is a function of,
+    if of one alone.
     """
 
     weight: str
@@ -55,6 +57,7 @@ class Link:
     follows: str
     gate: str
     history: tuple[tuple[str, ...], ...]
+    reads: Read | None
 
 
 def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
@@ -83,10 +86,10 @@ def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
         made = flow.step(value)
         shape = made.shape if made is not None and made.outputs[0] == value else None
         level = shape is not None and (step.name != "convolution" or shape[2:] == step.shape[2:])
-        history = () if norm is None else _history(flow, value)
+        history, reads = ((), None) if norm is None else (_history(flow, value), read_norm(flow, value))
         before = _activation(flow, value)
         halved = round(log2(widest / max(1, step.shape[-1]))) if step.name == "convolution" else 0
-        found[weight] = Link(weight, bias or "", norm, before, after, level, halved, follows, gate, history)
+        found[weight] = Link(weight, bias or "", norm, before, after, level, halved, follows, gate, history, reads)
     return tuple(link for key, link in found.items() if key not in again)
 
 

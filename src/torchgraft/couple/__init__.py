@@ -10,6 +10,7 @@ layouts   which units go where, along every axis of every move
 closing   new blocks as identities
 handing   gain and shift of a norm, to the last of several in a row
 passages  new layers that give on what they read
+following running statistics after a layer that was cut
 gates     new gates that let everything through
 """
 
@@ -27,19 +28,21 @@ from torchgraft.axes.spans import locked, size_of_leaf
 from torchgraft.couple.alignment import align
 from torchgraft.couple.closing import closings
 from torchgraft.couple.election import Elected, elect, spans_of_moves
+from torchgraft.couple.following import followed
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.handing import handings
 from torchgraft.couple.layouts import MapBook, lay_out
 from torchgraft.couple.norms import growths
 from torchgraft.couple.packing import packed_moves, packings
 from torchgraft.couple.passages import NOTHING, passages
-from torchgraft.records import Fill, Move, Passage, Setting, Transfer, UnitMap
+from torchgraft.records import Fill, Followed, Move, Passage, Setting, Transfer, UnitMap
+from torchgraft.units import is_settled
 
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
     """Transfers whose moves agree on their units, with their maps; tensors of one value; settings; new layers that give
-    on what they read; remarks.
+    on what they read; running statistics that follow what was cut; remarks.
     """
 
     transfers: tuple[Transfer, ...]
@@ -47,6 +50,7 @@ class Coupled:
     fills: tuple[Fill, ...] = ()
     settings: tuple[Setting, ...] = ()
     passages: tuple[Passage, ...] = ()
+    followed: tuple[Followed, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -58,6 +62,7 @@ def couple(
     *,
     whole: bool = False,
     trainable: bool = False,
+    narrowing: str = "centre",
 ) -> Coupled:
     """Make the moves of a plan agree on which units are where, and let new blocks add nothing.
 
@@ -68,12 +73,13 @@ def couple(
         tied: tensors of the target that it holds under further names.
         whole: every layer of the source has a place of its own.
         trainable: leave new gates to their own initialization.
+        narrowing: name of the rule that says which units are kept where there are fewer.
     """
     ballots = list(spans_of_moves(transfers, target, source))
     elected, known = elect(ballots)
     growth = growths(ballots, target, source, tied)
     packed, grouped = packings(ballots, target, source)
-    book = MapBook(growth, known, packed, source.layer_scales)
+    book = MapBook(growth, known, packed, source.layer_scales, narrowing)
     passing = passages(target, source, transfers, elected, book) if whole else NOTHING
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
     gates = target.gates if whole and not trainable and not _narrows(elected) else ()
@@ -93,7 +99,9 @@ def couple(
     made = tuple(_with(one, moves.get(id(one), ())) for one in transfers)
     filled = tuple(Fill(key, value) for key, value in (fills | handing.fills).items())
     settings = tuple(growth.settings.values())
-    return Coupled(made, tuple(book.maps), filled, settings, passing.all, tuple(_notes(open_, passing.all, settings)))
+    notes = *_narrowed(book.maps), *_notes(open_, passing.all, settings)
+    following = followed(made, target, source, book.maps)
+    return Coupled(made, tuple(book.maps), filled, settings, passing.all, following, notes)
 
 
 def _narrows(elected: Elected) -> bool:
@@ -121,6 +129,13 @@ def _notes(open_: Sequence[Branch], passing: Sequence[Passage], settings: Sequen
             f"{len(settings)} norms over more units get another epsilon ({first.path}.{first.attribute} = "
             f"{first.value:.3g}); a state dict does not keep it"
         )
+
+
+def _narrowed(maps: Sequence[UnitMap]) -> list[str]:
+    """Say how many groups lose units by a rule that looks at weights."""
+    rules = [units.how for units in maps if not is_settled(units)]
+    told = "a group" if len(rules) == 1 else f"{len(rules)} groups"
+    return [f"units of {told} are chosen by {rules[0]}: the target has fewer"] if rules else []
 
 
 def _with(transfer: Transfer, moves: Sequence[Move]) -> Transfer:

@@ -10,13 +10,14 @@ from math import prod
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.spans import Leaf, Span, locked, size_of_leaf
+from torchgraft.axes.terms import Atom
 from torchgraft.couple.election import Ballot, Elected
 from torchgraft.couple.norms import Growth
 from torchgraft.couple.packing import Packing, stretches_of
 from torchgraft.couple.spans import Spans
 from torchgraft.kinds import DIMENSIONAL, input_axis
 from torchgraft.records import Move, Stretch, UnitMap
-from torchgraft.units import axis_indices, covered, move_indices
+from torchgraft.units import axis_indices, covered, is_settled, move_indices
 
 # Share of the places of a concatenation that must be known on both sides.
 _ENOUGH = 0.9
@@ -37,13 +38,15 @@ class MapBook:
     """The maps of a plan, one for each pair of groups, by number.
 
     ``growth`` has rules for some of them; ``known`` are pairs of single groups that stand for each other, ``packed``
-    the groups of convolutions that stand side by side in larger ones; ``scales`` are the source's layer scales.
+    the groups of convolutions that stand side by side in larger ones; ``scales`` are the source's layer scales;
+    ``narrowing`` is the rule of groups that get smaller.
     """
 
     growth: Growth
     known: Collection[tuple[Leaf, Leaf]]
     packed: Mapping[tuple[Leaf, Leaf], Packing] = field(default_factory=dict)
     scales: Mapping[str, str] = field(default_factory=dict)
+    narrowing: str = "centre"
     maps: list[UnitMap] = field(default_factory=list)
     numbers: dict[tuple[Leaf, Leaf], int] = field(default_factory=dict)
     paired: dict[tuple[Leaf, Leaf], list[tuple[Leaf, Leaf]]] = field(default_factory=dict)  # what was asked before
@@ -89,9 +92,17 @@ class MapBook:
     def _one(self, target: Leaf, source: Leaf) -> int:
         if (target, source) not in self.numbers:
             self.numbers[target, source] = len(self.maps)
-            how = self.growth.rule(target, source) or ("centre" if len(target) == len(source) == 1 else "start")
+            how = self.growth.rule(target, source) or self._rule(target, source)
             self.maps.append(UnitMap(size_of_leaf(target), size_of_leaf(source), how))
         return self.numbers[target, source]
+
+    def _rule(self, target: Leaf, source: Leaf) -> str:
+        """Return the rule of a pair of groups, or of products that are laid out as one."""
+        single = len(source) == 1 and len(target) <= 1
+        free = all(isinstance(group, Atom) and not group.locked for group in (*target, *source))
+        if single and free and size_of_leaf(target) < size_of_leaf(source):
+            return self.narrowing
+        return "centre" if len(target) == len(source) == 1 else "start"
 
 
 def _paired(target: Leaf, source: Leaf, known: Collection[tuple[Leaf, Leaf]]) -> list[tuple[Leaf, Leaf]]:
@@ -168,6 +179,8 @@ def _stands(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMa
         return True
     if row and all(one.into == one.out_of and _whole(one.maps, maps) for one in row):
         return True
+    if any(not is_settled(maps[number]) for one in row for number in one.maps):
+        return False
     into, out_of = axis_indices(row, maps) if row else move_indices(move, axis, maps)
     return bool((into == out_of).all())
 
@@ -175,7 +188,7 @@ def _stands(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMa
 def _whole(numbers: Sequence[int], maps: Sequence[UnitMap]) -> bool:
     """Tell whether maps pair every unit with the one of its number."""
     used = [maps[number] for number in numbers]
-    return all(units.target == units.source and units.how != "chosen" for units in used)
+    return all(units.target == units.source for units in used)
 
 
 def _pads(ballot: Ballot, layout: Sequence[Sequence[Stretch]], book: MapBook, target: AxisGroups) -> tuple[str, ...]:

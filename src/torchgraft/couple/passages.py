@@ -20,7 +20,7 @@ from torchgraft.axes.spans import Leaf, size_of_leaf
 from torchgraft.couple.election import Elected
 from torchgraft.couple.layouts import MapBook
 from torchgraft.records import Passage, Transfer
-from torchgraft.units import axis_indices
+from torchgraft.units import axis_indices, provisional
 
 # Activations that leave what another one gave as it is.
 _KEEPS: Mapping[str, frozenset[str]] = {
@@ -86,7 +86,8 @@ class _View:
 
     def units(self, leaf: Leaf, origin: Leaf) -> dict[int, int]:
         """Return where the units of a group of the source stand in a group of the target."""
-        into, out_of = axis_indices(self.book.stretches(0, 0, leaf, origin), self.book.maps)
+        stretches = self.book.stretches(0, 0, leaf, origin)
+        into, out_of = axis_indices(stretches, provisional(self.book.maps))
         return dict(zip(out_of.tolist(), into.tolist(), strict=True))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchgraft.plan import Plan
 from torchgraft.records import Move, Stretch, Transfer, UnitMap
-from torchgraft.transfer.operators import clip, paired_units, part_of
+from torchgraft.transfer.operators import clip, part_of, put_units, take_units, unit_places
 from torchgraft.transfer.prepare import PREPARATIONS, Labels, Preparation, mapped_rows
 from torchgraft.units import pairs_of, shares_of
 
@@ -98,13 +98,14 @@ def place_moment(
 def _place_units(
     target: Tensor, source: Tensor, order: int, move: Move, maps: tuple[UnitMap, ...], copies: Copies
 ) -> None:
-    into, values = paired_units(target, source, move, maps)
+    into, out_of = unit_places(target, source, move, maps)
+    values = take_units(source, out_of)
     for axis, stretches in enumerate(move.layout):
         if stretches and move.pads[axis : axis + 1] != ("shared",):
             shares = torch.cat([_shares(stretch, move, maps, copies) for stretch in stretches])
             shape = [-1 if one == axis else 1 for one in range(values.ndim)]
             values = values * (shares**order).to(values).view(shape)
-    target[torch.meshgrid(*into, indexing="ij")] = (values / move.factor**order).to(target.dtype)
+    put_units(target, into, values / move.factor**order)
 
 
 def _shares(stretch: Stretch, move: Move, maps: tuple[UnitMap, ...], copies: Copies) -> Tensor:

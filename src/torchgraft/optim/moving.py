@@ -4,20 +4,24 @@ from __future__ import annotations
 
 __all__ = ["transfer_optimizer"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchgraft.errors import ApplyError, choose
-from torchgraft.optim.holding import held_by
+from torchgraft.network import unwrap
+from torchgraft.optim.holding import Held, held_by
 from torchgraft.optim.moments import MOVABLE, copies_of
 from torchgraft.optim.report import OptimizerReport
 from torchgraft.optim.states import FRESH, Fill, State, Work, state_of
-from torchgraft.plan import Plan
+from torchgraft.origin import module_weights
+from torchgraft.plan import Plan, Report
 from torchgraft.records import Move, Shape, TensorSpec, Transfer
+from torchgraft.transfer.narrowing import settle
 from torchgraft.transfer.prepare import check_available
 
 # Optimizers that keep the same state without one being derived from the other, up to torch 2.6.
@@ -25,7 +29,7 @@ _ALIKE = ({"Adam", "AdamW"},)
 
 
 def transfer_optimizer(
-    plan: Plan,
+    plan: Plan | Report,
     source_opt: Optimizer,
     target_opt: Optimizer,
     *,
@@ -40,7 +44,8 @@ def transfer_optimizer(
     give an optimizer that has taken no steps. Neither model is read or written: apply the plan for itself.
 
     Args:
-        plan: from :func:`torchgraft.plan`.
+        plan: from :func:`torchgraft.plan`, or the report of the transfer. Units that a plan leaves to the weights are
+            chosen by those that the source has now, so give the report where it has been trained on meanwhile.
         source_opt: optimizer of the source: SGD, Adam, AdamW, or any other one with state per parameter.
         target_opt: optimizer of the target of the same type, in place; its groups may be split in any other way.
         source: the module that ``source_opt`` trains. It may be left out where the optimizer was built from
@@ -54,7 +59,8 @@ def transfer_optimizer(
     Raises:
         SpecError: ``fresh`` is neither.
         ApplyError: the two optimizers differ in type, their parameters cannot be told apart or are not those of the
-            plan, or the plan's operator chooses units by the values of weights; nothing is changed then.
+            plan, or the plan's operator chooses units by the values of weights, tensor by tensor; nothing is changed
+            then.
 
     >>> from torch import nn
     >>> import torchgraft as tg
@@ -95,13 +101,14 @@ def _check_types(source: Optimizer, target: Optimizer) -> None:
 
 
 def _prepare(
-    plan: Plan,
+    plan: Plan | Report,
     source_opt: Optimizer,
     target_opt: Optimizer,
     source: nn.Module | None,
     target: nn.Module | None,
     fill: Fill,
 ) -> Work:
+    plan = plan.plan if isinstance(plan, Report) else plan
     moves: dict[str, list[tuple[Transfer, Move]]] = {}
     shapes: dict[str, Shape] = {}
     for transfer, move in _moves(plan):
@@ -121,7 +128,18 @@ def _prepare(
         key = move.source.key
         if key in sources and not _fits(move.source, sources[key].parameter.shape):
             raise ApplyError(f"{key} has another shape in the plan than in the source's optimizer; make the plan anew")
+    plan = settle(plan, partial(_value, sources) if source is None else module_weights(unwrap(source)).values)
     return Work(plan, sources, targets, moves, planned, copies_of(plan), source_opt.state, fill)
+
+
+def _value(sources: Mapping[str, Held], key: str) -> Tensor:
+    """Return a weight that decides which units are kept."""
+    if key not in sources:
+        raise ApplyError(
+            f"which units are kept is decided by {key}, which the source's optimizer does not hold: give the report of "
+            "the transfer as the plan, or pass source=, the module"
+        )
+    return sources[key].parameter
 
 
 def _moves(plan: Plan) -> Iterator[tuple[Transfer, Move]]:

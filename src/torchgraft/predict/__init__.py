@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = ["Alike", "obstacles"]
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from torchgraft.axes import AxisGroups
 from torchgraft.couple import Coupled
@@ -20,6 +21,7 @@ from torchgraft.predict.statistics import statistic_obstacles
 from torchgraft.predict.units import unit_obstacles
 from torchgraft.predict.walk import Course, Found, compare
 from torchgraft.records import Obstacle
+from torchgraft.units import provisional
 
 #: Tells whether a buffer of the target that no state dict holds has the values of one of the source.
 Alike = Callable[[str, str], bool]
@@ -47,6 +49,7 @@ def obstacles(
         tied: further names of the source's tensors, and the first ones.
         alike: compares buffers that no state dict holds (a table of angles), by their names in target and source.
     """
+    coupled = replace(coupled, maps=provisional(coupled.maps))
     sides = sides_of(target, source, coupled, operator, tied)
     course = compare(sides)
     found = [*course.found, *_units(sides, course), *_precision(sides)]

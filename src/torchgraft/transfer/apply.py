@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchgraft.errors import ApplyError, choose
 from torchgraft.plan import Plan, Report
 from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
+from torchgraft.transfer.following import follow
 from torchgraft.transfer.initialise import materialize
+from torchgraft.transfer.narrowing import Narrowing, settle
 from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, part_of, place_units, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.passages import pass_on
@@ -61,6 +63,7 @@ def apply_plan(
     target: nn.Module,
     *,
     operator: Operator | None = None,
+    narrowing: Narrowing | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -73,6 +76,7 @@ def apply_plan(
             it before anything is written.
         target: the module to warm-start, in place; materialized where it is on the meta device.
         operator: the function behind a plan that was made with one of the user's own.
+        narrowing: the same for the rule that says which units are kept.
         seed: seed of the draws of ``full`` and of a meta target's initialization.
         progress: called with the key of each finished target layer.
 
@@ -84,6 +88,8 @@ def apply_plan(
     _check_source(plan, shape_of)
     function = operator or _operator(plan)
     _check_moves(plan, target, tensors)
+    with torch.no_grad():
+        plan = settle(plan, values, narrowing)
     fresh: frozenset[str] = frozenset()
     if hollow:
         # What an operator of the user's own leaves out is not known, so everything is initialized before it.
@@ -102,6 +108,7 @@ def apply_plan(
             tensors[fill.key].fill_(fill.value)
         for passage in plan.passages:
             pass_on(passage, tensors)
+        follow(plan, values, tensors)
     for setting in plan.settings:
         setattr(target.get_submodule(setting.path), setting.attribute, setting.value)
     return Report(_outcome(plan.tensors, fresh) if fresh else plan.tensors, plan)

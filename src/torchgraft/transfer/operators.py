@@ -16,11 +16,13 @@ __all__ = [
     "embed",
     "full",
     "magnitude",
-    "paired_units",
     "part_of",
     "place",
     "place_units",
+    "put_units",
     "seen",
+    "take_units",
+    "unit_places",
 ]
 
 from collections.abc import Mapping, Sequence
@@ -150,29 +152,71 @@ def place_units(
     The outputs that come from the source are silent but for what the source gives them, as in :func:`embed`. ``scale``
     is the source's layer scale that multiplies the outputs, by which a mean over them is weighed.
     """
-    into, values = paired_units(target, source, move, maps)
-    for axis, name in enumerate(move.pads):
-        if name == "shared":
-            shares = torch.from_numpy(copy_shares(move.layout[axis], maps)).to(values)
-            values = values * shares.view(*(-1 if a == axis else 1 for a in range(values.ndim)))
+    into, out_of = unit_places(target, source, move, maps)
+    shares = {axis: copy_shares(move.layout[axis], maps) for axis, name in enumerate(move.pads) if name == "shared"}
     outputs = outputs_of(kind, move.target.role)
     inputs = [axis for axis in range(target.ndim) if axis != outputs and len(into[axis]) < target.shape[axis]]
     if outputs is not None and any(move.pads[axis : axis + 1] != ("fresh",) for axis in inputs):
         target.index_fill_(outputs, into[outputs], 0)
-    target[torch.meshgrid(*into, indexing="ij")] = values.to(target) * move.factor
+    step = max(1, _AT_ONCE * source.shape[0] // max(1, source.numel()))
+    for start in range(0, len(into[0]), step):
+        block = slice(start, start + step)
+        values = take_units(source, [out_of[0][block], *out_of[1:]])
+        for axis, share in shares.items():
+            factors = torch.from_numpy(share[block] if axis == 0 else share).to(values)
+            values = values * factors.view(*(-1 if a == axis else 1 for a in range(values.ndim)))
+        places = [into[0][block], *into[1:]]
+        put_units(target, places, values if move.factor == 1 else values.to(target) * move.factor)
     for axis, name in enumerate(move.pads):
         if name and name != "shared":
             PADS[name](target, axis, into[axis], scale)
 
 
-def paired_units(target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]) -> tuple[list[Tensor], Tensor]:
-    """Return, for every axis, the places of the target that a move determines, and the source's values for them."""
-    into = []
+# Elements of a tensor that are gathered at a time: what is gathered is held a second time.
+_AT_ONCE = 1 << 18
+
+
+def unit_places(
+    target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return, for every axis, the places of the target that a move determines, and where they come from."""
+    into, out_of = [], []
     for axis, sizes in enumerate(zip(target.shape, source.shape, strict=True)):
         places, origins = move_indices(move, axis, maps, sizes)
         into.append(torch.from_numpy(places).to(target.device))
-        source = source.index_select(axis, torch.from_numpy(origins).to(source.device))
-    return into, source
+        out_of.append(torch.from_numpy(origins).to(source.device))
+    return into, out_of
+
+
+def take_units(source: Tensor, out_of: Sequence[Tensor]) -> Tensor:
+    """Return the values of a source at places that are given axis by axis."""
+    for axis, places in enumerate(out_of):
+        if _is_run(places):
+            source = source.narrow(axis, int(places[0]), len(places))
+        else:
+            source = source.index_select(axis, places)
+    return source
+
+
+def put_units(target: Tensor, into: Sequence[Tensor], values: Tensor) -> None:
+    """Write values to the places of a target that are given axis by axis."""
+    rest = list(into)
+    for axis, places in enumerate(into):
+        if _is_run(places):
+            target = target.narrow(axis, int(places[0]), len(places))
+            rest[axis] = torch.arange(len(places), device=target.device)
+    scattered = [axis for axis, places in enumerate(into) if places is rest[axis]]
+    if not scattered:
+        target.copy_(values)
+    elif len(scattered) == 1:
+        target.index_copy_(scattered[0], rest[scattered[0]], values.to(target))
+    else:
+        target[torch.meshgrid(*rest, indexing="ij")] = values.to(target)
+
+
+def _is_run(places: Tensor) -> bool:
+    """Tell whether places follow each other without a gap."""
+    return len(places) > 0 and bool((places.diff() == 1).all())
 
 
 def _mean(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:

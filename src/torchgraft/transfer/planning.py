@@ -22,6 +22,7 @@ from torchgraft.predict import Alike, obstacles
 from torchgraft.records import Element, Layer, Match, Move, Network, Obstacle, Pair, TensorPlan, TensorSpec, Transfer
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
+from torchgraft.transfer.narrowing import Narrowing, check_narrowing, narrowing_name
 from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator
 from torchgraft.transfer.parametrized import determined_keys
 from torchgraft.transfer.rules import Context, graft_moves, paper_moves
@@ -35,7 +36,8 @@ Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
 class Method:
     """One choice for every stage. Each may be replaced by a name from the stage's table or by a function.
 
-    ``mixed`` lets blocks meet single layers; ``coupled`` makes all tensors agree on which units are where.
+    ``mixed`` lets blocks meet single layers; ``coupled`` makes all tensors agree on which units are where, and
+    ``narrowing`` decides which are kept where there are fewer.
     """
 
     standardize: Standardizer
@@ -46,12 +48,17 @@ class Method:
     exponent: float = 0.5
     mixed: bool = False
     coupled: bool = False
+    narrowing: str | Narrowing = "readers"
 
     def operator_name(self) -> str:
         """Name of the operator, for a plan that is printed or stored."""
         return (
             self.operator if isinstance(self.operator, str) else CUSTOM + getattr(self.operator, "__name__", "operator")
         )
+
+    def chooses_units(self) -> bool:
+        """Tell whether the units of a group stand in the same places in all its tensors."""
+        return self.coupled and self.operator == "embed"
 
 
 #: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
@@ -70,11 +77,13 @@ def customized(
     matcher: str | Matcher | None = None,
     operator: str | Operator | None = None,
     exponent: float | None = None,
+    narrowing: str | Narrowing | None = None,
 ) -> Method:
     """Return the method of that name with the given stages replaced.
 
     Raises:
-        SpecError: a name is not in its table, or the exponent is not between 0 and 1.
+        SpecError: a name is not in its table, the exponent is not between 0 and 1, or a narrowing is given where every
+            tensor is cut for itself.
     """
     chosen = choose(METHODS, method, "method")
     if isinstance(standardizer, str):
@@ -97,7 +106,19 @@ def customized(
         if not 0 < exponent < 1:
             raise SpecError(f"the exponent of f(d) = d**-x must lie between 0 and 1, not be {exponent}")
         chosen = replace(chosen, exponent=exponent)
-    return chosen
+    return chosen if narrowing is None else _narrowed(chosen, narrowing, method)
+
+
+def _narrowed(method: Method, narrowing: str | Narrowing, name: str) -> Method:
+    if isinstance(narrowing, str):
+        check_narrowing(narrowing)
+    if not method.chooses_units():
+        with_operator = "" if method.operator == METHODS[name].operator else f" with operator {method.operator_name()}"
+        raise SpecError(
+            f"{name}{with_operator} cuts every tensor for itself, so no narrowing can be chosen: leave it out, or use "
+            "graft with its own operator"
+        )
+    return replace(method, narrowing=narrowing)
 
 
 Matched = tuple[Match, Sequence[Element], Sequence[Element]]
@@ -148,7 +169,7 @@ def make_plan(
     placed: dict[int, int] = {}
     whole = False
     found = None
-    if groups is not None and method.coupled and method.operator == "embed":
+    if groups is not None and method.chooses_units():
         found = None if _equal(pairs, target_layers, source_layers) else groups()
     if found is not None and not isinstance(found, str) and pins == NO_PINS:
         pairs, placed, whole = align(pairs, target_elements, source_elements, found, method.score)
@@ -157,7 +178,7 @@ def make_plan(
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(mapped, transfers, context)
-    coupled = _coupled(transfers, target, found, whole, trainable)
+    coupled = _coupled(transfers, target, found, whole, trainable, narrowing_name(method.narrowing))
     return Plan(
         tensors=tuple(_tensor_plans(target, coupled, pins)),
         method=name,
@@ -172,6 +193,7 @@ def make_plan(
         settings=coupled.settings,
         fills=coupled.fills,
         passages=coupled.passages,
+        followed=coupled.followed,
         forecast=Forecast(
             partial(_obstacles, groups if found is None else found, coupled, method.operator_name(), source.tied, alike)
         ),
@@ -218,13 +240,15 @@ def _coupled(
     groups: tuple[AxisGroups, AxisGroups] | str | None,
     whole: bool,
     trainable: bool,
+    narrowing: str,
 ) -> Coupled:
     """Couple the units of all moves, where the axis groups are known."""
     if groups is None:
         return Coupled(tuple(transfers))
     if isinstance(groups, str):
         return Coupled(tuple(transfers), notes=(f"every tensor is cut for itself: {groups}",))
-    return couple(transfers, *groups, tied=set(target.tied.values()), whole=whole, trainable=trainable)
+    tied = set(target.tied.values())
+    return couple(transfers, *groups, tied=tied, whole=whole, trainable=trainable, narrowing=narrowing)
 
 
 def _flat(elements: Sequence[Element]) -> list[Layer]:
@@ -280,6 +304,7 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
     served: dict[str, list[tuple[Transfer, Move]]] = {}
     filled = {fill.key: fill.value for fill in coupled.fills}
     passing = {key: len(one.rows) for one in coupled.passages if not one.added and not one.gate for key in one.keys}
+    followed = {key for one in coupled.followed for key in (one.mean, one.variance)}
     for transfer in coupled.transfers:
         for move in transfer.moves:
             for key in _stored_keys(target, move.target.key):
@@ -298,7 +323,7 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
             plans[key] = TensorPlan(key, spec.shape, spec.dtype, spec.buffer, "silenced", elements, reason=reason)
         else:
             moves = served.get(key, [])
-            status = _status(key, spec.size, moves)
+            status = _status(key, spec.size, moves, key in followed)
             plans[key] = TensorPlan(
                 key,
                 spec.shape,
@@ -310,7 +335,7 @@ def _tensor_plans(target: Network, coupled: Coupled, pins: Pins) -> Iterator[Ten
                 moves[0][1].source.shape if len(moves) == 1 else (spec.shape if status == "copied" else None),
                 min((transfer.score for transfer, _ in moves), default=0.0),
                 None,
-                "" if moves else ("excluded" if pins.excludes_target(key) else "no source layer"),
+                _reason(moves, pins.excludes_target(key), key in followed),
             )
         yield plans[key]
 
@@ -329,11 +354,17 @@ def _stored_keys(target: Network, key: str) -> list[str]:
     return determined_keys(key, target.tensors)
 
 
-def _status(key: str, size: int, moves: Sequence[tuple[Transfer, Move]]) -> str:
+def _reason(moves: Sequence[tuple[Transfer, Move]], excluded: bool, followed: bool) -> str:
+    if moves:
+        return "without what was cut before it" if followed else ""
+    return "excluded" if excluded else "no source layer"
+
+
+def _status(key: str, size: int, moves: Sequence[tuple[Transfer, Move]], followed: bool) -> str:
     if not moves:
         return "kept"
     if any(transfer.reused for transfer, _ in moves):
         return "reused"
     whole = all(move.target.shape == move.source.shape and move.operator == "copy" for _, move in moves)
-    as_it_is = whole and all(move.target.key == key for _, move in moves)
+    as_it_is = whole and not followed and all(move.target.key == key for _, move in moves)
     return "copied" if as_it_is and sum(move.elements for _, move in moves) >= size else "resized"

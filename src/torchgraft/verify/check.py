@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torchgraft.errors import ApplyError, GraftError, RunError, SpecError, brief
 from torchgraft.io import resolve
 from torchgraft.network import unwrap
+from torchgraft.origin import module_weights
 from torchgraft.plan import Plan, Report
 from torchgraft.transfer.apply import stored_tensors
+from torchgraft.transfer.narrowing import settle
 from torchgraft.verify.certificate import Certificate, Deviation, Place
 from torchgraft.verify.outputs import ROUNDING, compared_leaves, deviation_of, factor_between
 from torchgraft.verify.places import Evidence, compare_places
@@ -42,7 +44,8 @@ def verify(
     Args:
         source: the model that the weights came from, or its spec (``"timm:resnet50"``).
         target: the model after the transfer.
-        report: of the transfer, or its plan: which layers and units stand for each other.
+        report: of the transfer, or its plan: which layers and units stand for each other. Units that a plan leaves to
+            the weights are chosen by those that the source has now.
         inputs: a tensor, a tuple of positional or a dict of keyword arguments that both models take; random ones of a
             shape that both take where it is ``None``.
 
@@ -60,6 +63,7 @@ def verify(
     """
     plan = report.plan if isinstance(report, Report) else report
     models = _checked(source, target, plan)
+    plan = settle(plan, module_weights(models[0]).values)
     calls, first, notes = agreed_calls(models, inputs)
     evidence = _compared(plan, models, calls, MODES[1])
     deviations: list[Deviation] = []
