@@ -23,6 +23,7 @@ from torchgraft.cli.commands import COMMANDS
 from torchgraft.cli.terminal import plain
 from torchgraft.match import MATCHERS
 from torchgraft.similarity import MEASURES
+from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 from torchgraft.transfer.planning import METHODS
 
@@ -141,6 +142,16 @@ def test_a_stored_plan_does_the_same_as_a_fresh_one(old: str) -> None:
 def test_every_option_reaches_the_plan(old: str, arguments: str, options: Any) -> None:
     told = json.loads(done("plan", old, "--target", LARGE, "--json", *shlex.split(arguments)))
     assert told["fingerprint"] == tg.plan(old, LARGE, **options).fingerprint()
+
+
+def test_the_rule_of_narrowing_reaches_the_plan(folder: Path) -> None:
+    save_file(large().state_dict(), "large.safetensors")
+    told = {}
+    for name in RULE_NAMES:
+        arguments = ("large.safetensors", "--source", LARGE, "--target", SMALL, "--narrowing", name)
+        told[name] = json.loads(done("plan", *arguments, "--json"))["fingerprint"]
+        assert told[name] == tg.plan("large.safetensors", SMALL, factory=LARGE, narrowing=name).fingerprint()
+    assert len(set(told.values())) == len(RULE_NAMES)
 
 
 def test_the_label_map_reaches_the_weights(folder: Path) -> None:
@@ -341,6 +352,7 @@ def test_every_option_is_explained() -> None:
 
 def test_choices_are_the_tables_of_the_library() -> None:
     tables = {"method": METHODS, "matcher": MATCHERS, "operator": OPERATORS, "measure": MEASURES}
+    tables |= {"narrowing": dict.fromkeys(RULE_NAMES)}
     seen = set()
     for command in COMMANDS.values():
         for parameter in command.params:

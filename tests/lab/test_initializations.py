@@ -78,6 +78,7 @@ class TestNames:
             ("dpiat:dp:random", "names two matchers"),
             ("graft:x=1", "'x=1' in 'x=1' is no exponent"),
             ("graft:x=much", "no exponent"),
+            ("graft:keep=most", "'keep=most' in 'keep=most' is no narrowing: write keep= and one of readers"),
             ("fna:bipartite", r"unknown match 'bipartite' \(valid: dp, graft\)"),
             ("permuted:dp", r"unknown method 'dp' \(valid: graft, dpiat"),
             ("net2net:noise=-1", "neither a match"),
@@ -114,6 +115,15 @@ class TestOurs:
         for method, value in done.similarity.items():
             assert value == torchgraft.similarity(source, other, method=method)
         assert list(done.similarity) == ["dpiat", "graft"]
+
+    def test_which_units_are_kept(self) -> None:
+        source, first = lively(convnet(8)), lively(convnet(5), 1)
+        second = copy.deepcopy(first)
+        initialize("graft:keep=even", source, first, seed=3)
+        torchgraft.transfer(source, second, seed=3, narrowing="even")
+        assert same(first, second)
+        initialize("graft", source, second, seed=3)
+        assert not same(first, second)
 
     def test_random_leaves_the_target(self) -> None:
         target = lively(convnet(8), 1)

@@ -132,7 +132,7 @@ def _warm_start(
 
 def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
     names = ("method", "matcher", "operator", "exponent", "pins", "exclude_target", "exclude_source", "labels", "seed")
-    return {name: given[name] for name in (*names, "inputs", "trainable")}
+    return {name: given[name] for name in (*names, "inputs", "narrowing", "trainable")}
 
 
 def _stored_plan(context: click.Context, path: Path) -> Plan:

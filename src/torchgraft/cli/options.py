@@ -34,6 +34,7 @@ from torchgraft._api import Options
 from torchgraft.errors import CheckpointError, SpecError
 from torchgraft.match import MATCHERS
 from torchgraft.names import unique
+from torchgraft.transfer.narrowing import NARROWING, RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 from torchgraft.transfer.planning import METHODS
 
@@ -123,6 +124,12 @@ _PLANNING = (
         "--operator",
         type=click.Choice(list(OPERATORS)),
         help=f"How a tensor is written into one of another shape, likewise. {_explained(OPERATORS)}",
+    ),
+    click.option(
+        "--narrowing",
+        type=click.Choice(RULE_NAMES),
+        help=f"Which units are kept where there are fewer.  [default: readers] {_explained(NARROWING)} "
+        "centre and even: by their number.",
     ),
     exponent_option,
     click.option(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "NARROWING",
+    "RULE_NAMES",
     "Member",
     "Narrowing",
     "check_narrowing",
@@ -90,7 +91,7 @@ def magnitude(members: Sequence[Member]) -> Tensor:
 
 
 def norm_scale(members: Sequence[Member]) -> Tensor:
-    """Score a unit by the gains of its norms (Liu et al. 2017); by :func:`magnitude` where no norm is over it."""
+    """Score a unit by the gains of its norms (Liu et al. 2017). Where no norm is over it, all its weights count."""
     gains = [_squares(one).sqrt() for one in members if _is_normed(one) and one.role == "weight"]
     if not gains:
         return magnitude(members)
@@ -99,6 +100,8 @@ def norm_scale(members: Sequence[Member]) -> Tensor:
 
 #: What decides which units are kept, by name. Beside these there are ``centre`` and ``even``, which need no weights.
 NARROWING: Mapping[str, Narrowing] = {"readers": readers, "magnitude": magnitude, "norm_scale": norm_scale}
+#: All names that a user may choose from.
+RULE_NAMES = (*NARROWING, *_BY_NUMBER)
 
 
 def _is_normed(member: Member) -> bool:
@@ -147,7 +150,7 @@ def narrowing_name(rule: str | Narrowing) -> str:
 
 def check_narrowing(name: str) -> None:
     """Raise a :class:`~torchgraft.errors.SpecError` that lists the valid names where ``name`` is none."""
-    choose(dict.fromkeys((*NARROWING, *_BY_NUMBER)), name, "narrowing")
+    choose(dict.fromkeys(RULE_NAMES), name, "narrowing")
 
 
 def settle(plan: Plan, values: Callable[[str], Tensor], rule: Narrowing | None = None) -> Plan:

@@ -28,6 +28,8 @@ def stages(initialization: str) -> tuple[str, str, str] | None:
 
     >>> stages("dpiat"), stages("dpiat:full:bipartite"), stages("dpiat:x=0.25")
     (('dpiat', 'dp', 'clip'), ('dpiat', 'bipartite', 'full'), ('dpiat', 'dp, x=0.25', 'clip'))
+    >>> stages("graft:keep=even")
+    ('graft', 'its own', 'embed, keep=even')
     >>> stages("random") is None
     True
     """
@@ -39,7 +41,9 @@ def stages(initialization: str) -> tuple[str, str, str] | None:
     matcher = str(options.get("matcher", own))
     exponent = options.get("exponent", method.exponent)
     told = matcher if exponent == method.exponent else f"{matcher}, x={exponent}"
-    return name, told, str(options.get("operator", method.operator_name()))
+    keep = options.get("narrowing", method.narrowing)
+    operator = str(options.get("operator", method.operator_name()))
+    return name, told, operator if keep == method.narrowing else f"{operator}, keep={keep}"
 
 
 def ablation(found: Sequence[Overall]) -> tuple[Variant, ...]:

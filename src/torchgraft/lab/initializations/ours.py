@@ -15,11 +15,12 @@ from torchgraft.errors import LabError
 from torchgraft.lab.initializations.start import Start
 from torchgraft.lab.records import Initialized
 from torchgraft.match import MATCHERS
+from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 from torchgraft.transfer.planning import METHODS
 
 #: How variants are written, for help texts.
-VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER]"
+VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING]"
 
 
 def graft(start: Start) -> Initialized:
@@ -57,10 +58,10 @@ def parse_method(argument: str) -> tuple[str, str]:
 
 
 def parse_variant(argument: str) -> Options:
-    """Read ``"MATCHER:OPERATOR:x=NUMBER"``, each part optional and in any order.
+    """Read ``"MATCHER:OPERATOR:x=NUMBER:keep=NARROWING"``, each part optional and in any order.
 
     Raises:
-        LabError: a part is no matcher, no operator and no exponent, or a stage is named twice.
+        LabError: a part is no matcher, operator, exponent or narrowing, or a stage is named twice.
 
     >>> parse_variant("bipartite:full")
     {'matcher': 'bipartite', 'operator': 'full'}
@@ -88,7 +89,11 @@ def _read_part(part: str, argument: str) -> Options:
         if 0 < exponent < 1:
             return {"exponent": exponent}
         raise LabError(f"{part!r} in {argument!r} is no exponent: write x=NUMBER between 0 and 1")
+    if part.startswith("keep="):
+        if part[5:] in RULE_NAMES:
+            return {"narrowing": part[5:]}
+        raise LabError(f"{part!r} in {argument!r} is no narrowing: write keep= and one of {', '.join(RULE_NAMES)}")
     raise LabError(
         f"{part!r} in {argument!r} is neither a matcher ({', '.join(MATCHERS)}) nor an operator "
-        f"({', '.join(OPERATORS)}) nor an exponent (x=NUMBER)"
+        f"({', '.join(OPERATORS)}) nor an exponent (x=NUMBER) nor a narrowing (keep=NAME)"
     )
