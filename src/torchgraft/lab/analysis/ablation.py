@@ -29,7 +29,7 @@ def stages(initialization: str) -> tuple[str, str, str] | None:
     >>> stages("dpiat"), stages("dpiat:full:bipartite"), stages("dpiat:x=0.25")
     (('dpiat', 'dp', 'clip'), ('dpiat', 'bipartite', 'full'), ('dpiat', 'dp, x=0.25', 'clip'))
     >>> stages("graft:keep=even")
-    ('graft', 'its own', 'embed, keep=even')
+    ('graft', 'graft', 'embed, keep=even')
     >>> stages("random") is None
     True
     """
