@@ -8,7 +8,7 @@ the block's spare units: in the range in which an activation is the identity, a 
 
 from __future__ import annotations
 
-__all__ = ["NOTHING", "Passages", "passages"]
+__all__ = ["LINEAR", "NOTHING", "Passages", "passages"]
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +28,8 @@ _KEEPS: Mapping[str, frozenset[str]] = {
     "relu": frozenset(("relu", "sigmoid", "hardsigmoid", "softmax")),
     "hardtanh": frozenset(("hardtanh",)),
 }
-# Activations with a range in which they are the identity.
-_LINEAR = frozenset(("relu", "hardswish", "gelu", "silu"))
+#: Activations with a range in which they are the identity.
+LINEAR = frozenset(("relu", "hardswish", "gelu", "silu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _identity(link: Link, ends: _Ends, view: _View, lifted: Passage | None) -> t
     keeps = lifted is None and link.after in _KEEPS and (not link.after or link.before in _KEEPS[link.after])
     raised = "" if keeps or not link.after else link.after
     history = link.history if lifted is None else lifted.history
-    if (raised and (raised not in _LINEAR or link.norm is None or not history)) or (
+    if (raised and (raised not in LINEAR or link.norm is None or not history)) or (
         lifted is not None and not link.norm
     ):
         return ()
@@ -231,7 +231,7 @@ def _chain(branch: Branch, view: _View) -> list[Link]:
             break
         weight = links[weight].follows
     inner = found[:-1]
-    passes = (link.after in _LINEAR and link.norm is not None for link in inner)
+    passes = (link.after in LINEAR and link.norm is not None for link in inner)
     complete = bool(found) and found[0].weight == served[0] and bool(found[0].history)
     gated = (link.gate in links and links[link.gate].bias for link in found if link.gate)
     return found if complete and all(link.level for link in found) and all(passes) and all(gated) else []

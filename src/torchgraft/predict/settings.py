@@ -9,7 +9,7 @@ from math import isclose
 from typing import Any
 
 from torchgraft.axes.steps import Step
-from torchgraft.predict.sides import Sides, named
+from torchgraft.predict.sides import Sides, named, stored_inputs
 
 # Operators whose arguments follow from the sizes of what they read or make.
 _SIZED = frozenset((
@@ -100,7 +100,8 @@ def _geometry(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
     elif any(2 * (t - s) != more * step for t, s, more, step in zip(pad, pad_s, grown, dilation, strict=False)):
         changes.append(f"{kernels} with padding {_told(pad_s)} → {_told(pad)}")
     sizes = (shapes[0][1], shapes[1][1]) if all(shapes) else (0, 0)
-    if groups < groups_s or (groups_s > 1 and sizes[0] < sizes[1]):
+    packed = any(map(sides.is_packed, stored_inputs(sides.target.flow, mine)))
+    if not packed and (groups < groups_s or (groups_s > 1 and sizes[0] < sizes[1])):
         changes.append(f"groups of {sizes[1]} → {sizes[0]} channels" if groups > 1 else f"{groups_s} → {groups} groups")
     if changes:
         yield ", ".join(changes)

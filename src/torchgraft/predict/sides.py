@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["SAME", "Sides", "named", "sides_of", "stored_inputs"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
 
@@ -14,6 +14,8 @@ from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
 from torchgraft.couple import Coupled
 from torchgraft.couple.election import Ballot, spans_of_moves
+from torchgraft.couple.passages import LINEAR
+from torchgraft.records import Passage
 
 #: Operators that give what they read, if in another shape of the same order.
 SAME = frozenset((
@@ -24,6 +26,8 @@ _NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training",
 _PRODUCTS = frozenset(("convolution", "addmm", "mm", "baddbmm", "bmm"))
 _SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
 _OPERATORS = {"native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm"}
+_NO_EPSILON = 1e-11  # what a norm of what is normalized already changes, at most
+_GREATEST = frozenset(("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d"))
 _IDEMPOTENT = frozenset(("relu", "hardtanh"))
 _KEEPS_ZERO = frozenset(("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg"))
 
@@ -35,7 +39,10 @@ class Sides:
     ``ballots`` are the moves by the target's key; ``sources`` the source's keys behind each of the target's, ``placed``
     those that have a place; ``again`` are the target's keys that are served from what serves others, ``served`` the
     rest, in modules ``owners``; ``values`` are the tensors of one value, ``factors`` by what numbers in the target's
-    code may be larger. ``zeros`` and ``readers`` remember what was asked for.
+    code may be larger. ``passing`` are tensors of new layers that give on what they read, with the activation that is
+    passed in its linear range, and ``gates`` those of new gates before them; ``carried`` are tensors of layers in which
+    a residual of the source is added, with the weight of the first layer that it goes through. ``zeros``, ``lived`` and
+    ``readers`` remember what was asked for.
     """
 
     target: AxisGroups
@@ -50,11 +57,20 @@ class Sides:
     again: frozenset[str]
     values: Mapping[str, float]
     factors: tuple[float, ...]
+    passing: Mapping[str, str]
+    gates: frozenset[str]
+    carried: Mapping[str, str]
     zeros: dict[int, bool] = field(default_factory=dict)
+    lived: dict[int, int] = field(default_factory=dict)
     readers: dict[bool, dict[str, list[Step]]] = field(default_factory=dict)
 
     def live(self, value: int) -> int:
         """Return what a value of the target is without what adds nothing, lets everything through, or only reshapes."""
+        if value not in self.lived:
+            self.lived[value] = self._live(value)
+        return self.lived[value]
+
+    def _live(self, value: int) -> int:
         flow = self.target.flow
         while (step := flow.step(value)) is not None:
             name, inputs = step.name.rstrip("_"), step.inputs
@@ -63,8 +79,11 @@ class Sides:
                 value = inputs[0]
             elif sums and name == "add" and self.is_zero(inputs[0]):
                 value = inputs[1]
-            elif self._is_done(flow, step, self.live):
+            elif self._is_done(flow, step, self.live) or self._is_plain(step):
                 value = inputs[0]
+            elif self._passes(step):
+                product = flow.product(step)
+                value = inputs[0] if product is None else product.value
             elif name == "mul" and len(inputs) == 2 and any(map(self._is_open, inputs)):
                 value = inputs[0] if self._is_open(inputs[1]) else inputs[1]
             else:
@@ -87,7 +106,23 @@ class Sides:
         if name not in _IDEMPOTENT:
             return False
         made = flow.step(before(step.inputs[0]))
+        while made is not None and made.name in _GREATEST:
+            made = flow.step(before(made.inputs[0]))
         return made is not None and (made.name.rstrip("_"), made.settings) == (name, step.settings)
+
+    def _is_plain(self, step: Step) -> bool:
+        """Tell whether a norm without gain and shift, and with next to no epsilon, stands before another norm."""
+        keys = list(stored_inputs(self.target.flow, step)) if step.name == "native_layer_norm" else []
+        return [self.values.get(key) for key in keys] == [1.0, 0.0] and step.settings[-1] <= _NO_EPSILON
+
+    def _passes(self, step: Step) -> bool:
+        """Tell whether a step is of a new layer that gives on what it reads, or its activation in its linear range."""
+        flow = self.target.flow
+        if self.passing.keys() & set(stored_inputs(flow, step)):
+            return True
+        before = flow.step(step.inputs[0]) if step.inputs and step.name.rstrip("_") in LINEAR else None
+        made = () if before is None else stored_inputs(flow, before)
+        return any(self.passing.get(key) == step.name.rstrip("_") for key in made)
 
     def _is_open(self, value: int) -> bool:
         """Tell whether a value is a gate that is the same everywhere, which other tensors make up for."""
@@ -97,7 +132,7 @@ class Sides:
             return False
         before = flow.step(flow.plain(made.inputs[0]))
         keys = [] if before is None else list(stored_inputs(flow, before))
-        return bool(keys) and all(key in self.values for key in keys)
+        return bool(keys) and all(key in self.values or key in self.gates for key in keys)
 
     def is_zero(self, value: int) -> bool:
         """Tell whether silent tensors make a value of the target zero."""
@@ -129,6 +164,11 @@ class Sides:
             latest = sorted(step.inputs, key=lambda one: -flow.maker.get(one, -1))  # a branch is short, a stream is not
             return all(map(self.is_zero, latest))
         return False
+
+    def is_packed(self, key: str) -> bool:
+        """Tell whether groups of a grouped convolution stand side by side in larger ones: a move for each of them."""
+        held = self.ballots.get(key, ())
+        return len(held) > 1 and all(one.move.target.part is None for one in held) and key in self.target.grouped
 
     def makes_up(self, target: float, source: float) -> bool:
         """Tell whether two numbers in the code are alike, or tensors make up for their difference."""
@@ -190,9 +230,26 @@ def sides_of(target: AxisGroups, source: AxisGroups, coupled: Coupled, operator:
     factors = tuple(_factors(ballots, target, source))
     served = frozenset(sources) - again
     owners = frozenset(key.rpartition(".")[0] for key in served)
+    new = [one for one in coupled.passages if one.weight not in ballots]
+    passing = {key: one.lifts[1] for one in new if not one.gate for key in one.keys}
+    gates = frozenset(key for one in new if one.gate for key in (one.weight, one.bias))
     return Sides(
-        target, source, coupled, operator, ballots, sources, frozenset(placed), served, owners, again, values, factors
+        target, source, coupled, operator, ballots, sources, frozenset(placed), served, owners, again, values, factors,
+        passing, gates, _carried(coupled.passages, ballots),
     )  # fmt: skip
+
+
+def _carried(passages: Sequence[Passage], served: Collection[str]) -> dict[str, str]:
+    """Return the first layer of every row that carries a residual, by the tensors of the last one."""
+    found: dict[str, str] = {}
+    first = ""
+    for one in passages:
+        if one.weight in served and not one.gate:
+            first = first or one.weight
+            if one.added:
+                found |= dict.fromkeys(one.keys, first)
+                first = ""
+    return found
 
 
 def _factors(ballots: Mapping[str, Sequence[Ballot]], target: AxisGroups, source: AxisGroups) -> Iterator[float]:

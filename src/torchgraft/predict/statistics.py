@@ -16,7 +16,7 @@ from torchgraft.predict.sides import Sides, named, stored_inputs
 from torchgraft.predict.walk import Course, place
 from torchgraft.records import Move
 
-_PRODUCTS = {"convolution": 1, "addmm": 2, "mm": 1}  # where the weight stands
+_PRODUCTS = frozenset(("convolution", "addmm", "mm", "bmm", "baddbmm"))
 _LINEAR = frozenset((
     "add", "sub", "cat", "stack", "mean", "embedding", "permute", "transpose", "t", "repeat", "slice", "select",
     "expand", "roll", "index", "unbind", "split", "split_with_sizes", "flatten", "constant_pad_nd", "bmm", "avg_pool2d",
@@ -56,7 +56,7 @@ def _is_norm(sides: Sides, step: Step) -> bool:
 
 def _reads_weights(flow: Flow, step: Step) -> bool:
     """Tell whether one factor of a product is a stored tensor, in which new units count nothing."""
-    return step.name in (*_PRODUCTS, "bmm", "baddbmm") and any(stored_inputs(flow, step))
+    return step.name in _PRODUCTS and any(stored_inputs(flow, step))
 
 
 def _is_fixed(term: object) -> bool:
@@ -118,31 +118,39 @@ def _epsilons(sides: Sides, gain: str, norm: Norm, original: Norm, factor: float
 def _behind(sides: Sides, step: Step, units: object, norm: Norm) -> str:
     """Name what stands before a norm and treats each unit by itself, so that new ones leave the mean, or zero."""
     flow, held = sides.target.flow, set(atoms_of(units))  # type: ignore[arg-type]
-    waiting, seen = [_read(flow, step, norm)], set[int]()
+    waiting, seen = [(_read(flow, step, norm), False)], set[tuple[int, bool]]()
     while waiting:
-        value = sides.live(waiting.pop())
+        value, scaled = waiting.pop()
+        value = sides.live(value)
         made = flow.step(value)
-        if made is None or value in seen:
+        if made is None or (value, scaled) in seen:
             continue
-        seen.add(value)
-        name = made.name.rstrip("_")
-        weight = _PRODUCTS.get(made.name)
-        key = None if weight is None else flow.parameter(made.inputs[weight])
-        if key is not None and weight is not None:
+        seen.add((value, scaled))
+        name, product = made.name.rstrip("_"), flow.product(made)
+        key = None if product is None else flow.parameter(product.weight)
+        if product is not None and key is not None:
             if name == "convolution" and made.settings[-1] != 1:
                 return f"a depthwise {flow.classes.get(made.path, 'convolution')}" if norm.kind == "layer" else ""
             if not _makes(sides, key, held):
-                waiting.append(made.inputs[0 if weight == 1 else 1])
+                waiting.append((product.value, scaled))
+            elif scaled and not all(one.move.scale for one in sides.ballots.get(key, ())):
+                return "a layer scale"
             continue
         keys = set(stored_inputs(flow, made))
         if keys and name in ("embedding", "gather", "index"):
             continue  # rows that are looked up
+        weighed = name == "mul" and any(_is_one(sides, one) for one in keys)
         zero = norm.kind == "rms" and name in _KEEPS_ZERO
         scalar = name in ("mul", "div") and len(made.inputs) == 1
-        if not (zero or scalar or name in _LINEAR):
+        if not (weighed or zero or scalar or name in _LINEAR):
             return _told(flow, made)
-        waiting += [one for one in made.inputs if flow.parameter(one) not in keys]
+        waiting += [(one, scaled or weighed) for one in made.inputs if flow.parameter(one) not in keys]
     return ""
+
+
+def _is_one(sides: Sides, key: str) -> bool:
+    """Tell whether a layer scale is one for new units, whose values are means that the source's scale has weighed."""
+    return any("one" in one.move.pads for one in sides.ballots.get(key, ()))
 
 
 def _read(flow: Flow, step: Step, norm: Norm) -> int:

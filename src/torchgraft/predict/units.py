@@ -55,7 +55,7 @@ def unit_obstacles(sides: Sides, keys: Sequence[str], new: Collection[str]) -> I
     """
     places = _Places()
     for key in keys:
-        for ballot in sides.ballots.get(key, ()):
+        for ballot in () if sides.is_packed(key) else sides.ballots.get(key, ()):
             for what in _of_move(sides, ballot, places):
                 yield what, key
     for key in new:

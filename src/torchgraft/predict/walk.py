@@ -67,6 +67,10 @@ def compare(sides: Sides) -> Course:
             elif (mine is None) != (other is None):
                 course.found += _apart(sides, (t, s, below), waiting)
             continue
+        carried = _carried(sides, mine, other, course.new)
+        if carried is not None:
+            waiting += [(t, carried[0], below), (carried[1], carried[2], below)]
+            continue
         inputs = _aligned(sides, mine, other, course.new)
         if inputs is None or mine.outputs.index(t) != other.outputs.index(s):
             course.found += _apart(sides, (t, s, below), waiting)
@@ -79,6 +83,23 @@ def compare(sides: Sides) -> Course:
     follows = {"sum", "order"} if any(one.kind == "layer" for one in course.found) else {"order"}
     course.found = [one for one in course.found if one.kind not in follows] or course.found
     return course
+
+
+def _carried(sides: Sides, mine: Step, other: Step, new: set[str]) -> tuple[int, int, int] | None:
+    """Split a sum of the source that the target's layer makes, whose spare units carry the stream through the block.
+
+    Returns what the layer gives in the source, the stream in the target, and the stream in the source.
+    """
+    flow, source = sides.target.flow, sides.source.flow
+    first = next((sides.carried[key] for key in stored_inputs(flow, mine) if key in sides.carried), None)
+    if first is None or other.name.rstrip("_") != "add" or len(other.inputs) != 2:
+        return None
+    product = flow.product(next((step for step in sides.uses(first) if flow.product(step) is not None), None))
+    for made, stream in (other.inputs, other.inputs[::-1]):
+        step = source.step(sides.original(made))
+        if product is not None and step is not None and _aligned(sides, mine, step, new) is not None:
+            return made, product.value, stream
+    return None
 
 
 def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple[int, int]] | None:

@@ -147,7 +147,7 @@ def _foretold(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Call
         source, target = (axis_groups(model, *call) for model, call in zip(models, calls, strict=True))
     except GraftError:  # it does not run without values: the rules have to do
         return ()
-    coupled = Coupled(plan.transfers, plan.maps, plan.fills, plan.settings)
+    coupled = Coupled(plan.transfers, plan.maps, plan.fills, plan.settings, plan.passages)
     return obstacles(target, source, coupled, plan.operator, read_module(models[0]).tied)
 
 
