@@ -207,4 +207,5 @@ def test_a_larger_target_computes_the_source_s_function(name: str) -> None:
     assert varied(source, inputs) > 0.01, "a constant function would show nothing"
     deviation, report = grown(source, target, inputs)
     assert deviation <= 1e-10
+    assert report.plan.exact or name.startswith("dense blocks"), report.plan.obstacles
     assert sum(one.size for one in report.tensors if one.tied is None) == report.total

@@ -167,8 +167,8 @@ class Sides:
 
     def is_packed(self, key: str) -> bool:
         """Tell whether groups of a grouped convolution stand side by side in larger ones: a move for each of them."""
-        held = self.ballots.get(key, ())
-        return len(held) > 1 and all(one.move.target.part is None for one in held) and key in self.target.grouped
+        held = [one.move for one in self.ballots.get(key, ())]
+        return len(held) > 1 and all(one.target.part is None and one.source.key in self.source.grouped for one in held)
 
     def makes_up(self, target: float, source: float) -> bool:
         """Tell whether two numbers in the code are alike, or tensors make up for their difference."""

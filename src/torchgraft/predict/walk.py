@@ -67,6 +67,10 @@ def compare(sides: Sides) -> Course:
             elif (mine is None) != (other is None):
                 course.found += _apart(sides, (t, s, below), waiting)
             continue
+        alone = _alone(sides, mine, other, course.new)
+        if alone is not None:
+            waiting.append((alone, s, below))
+            continue
         carried = _carried(sides, mine, other, course.new)
         if carried is not None:
             waiting += [(t, carried[0], below), (carried[1], carried[2], below)]
@@ -120,10 +124,24 @@ def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple
     return list(zip(*values, strict=True)) if len(values[0]) == len(values[1]) else None
 
 
+def _alone(sides: Sides, mine: Step, other: Step, new: set[str]) -> int | None:
+    """Return the one part of a concatenation that is not new, where the source has no concatenation."""
+    if mine.name != "cat" or other.name == "cat":
+        return None
+    further = {value: made for value in mine.inputs if (made := _new_part(sides, value))}
+    left = [value for value in mine.inputs if value not in further]
+    if len(left) != 1:
+        return None
+    new.update(key for held in further.values() for key in held)
+    return left[0]
+
+
 def _new_part(sides: Sides, value: int) -> tuple[str, ...]:
     """Return the tensors of the layer that makes a part of a concatenation, if it has no source of its own."""
     flow = sides.target.flow
     step = flow.step(sides.live(value))
+    while step is not None and len(step.inputs) == 1 and not any(stored_inputs(flow, step)):
+        step = flow.step(sides.live(step.inputs[0]))
     keys = () if step is None else tuple(stored_inputs(flow, step))
     return keys if all(key in sides.again or key not in sides.sources for key in keys) else ()
 
