@@ -90,11 +90,24 @@ CUT: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
         ("75 % inside the blocks", {"blocks": grown(MOBILENET, hidden=0.75)}),
         ("50 % inside the blocks", {"blocks": grown(MOBILENET, hidden=0.5)}),
     ),
+    "in1k_mcunet_5fps_128": (
+        ("75 % inside the blocks", {"blocks": grown(MCUNET, hidden=0.75)}),
+        ("50 % inside the blocks", {"blocks": grown(MCUNET, hidden=0.5)}),
+    ),
+    "in1k_mobilenetv2_100_224": (("mobilenetv2_075", {"name": "mobilenetv2_075"}),),
 }  # fmt: skip
 
 
 def _lab(name: str) -> Callable[[nn.Module, nn.Module], object]:
     return lambda source, target: initialize(name, source, target, seed=0)
+
+
+def _kept(rule: str) -> Callable[[nn.Module, nn.Module], object]:
+    return lambda source, target: tg.transfer(source, target, narrowing=rule)
+
+
+def _stale(source: nn.Module, target: nn.Module) -> object:
+    return tg.apply(replace(tg.plan(source, target), followed=()), source, target)
 
 
 #: What a smaller target is started by.
@@ -103,7 +116,12 @@ WAYS: Mapping[str, Callable[[nn.Module, nn.Module], object]] = {
     "crop": lambda source, target: tg.transfer(source, target, operator="clip"),
     "evenly spaced": _lab("weight_selection"),
     "magnitude": lambda source, target: tg.transfer(source, target, operator="magnitude"),
-    "graft": tg.transfer,
+    "graft, centre": _kept("centre"),
+    "graft, even": _kept("even"),
+    "graft, norm scale": _kept("norm_scale"),
+    "graft, magnitude": _kept("magnitude"),
+    "**graft, readers**": tg.transfer,
+    "graft, readers, stale": _stale,
 }
 
 
@@ -195,9 +213,13 @@ _CUT = """\
 ## Cut
 
 Top-1 in percent before any training: as it is / with the statistics of batch norms measured anew on {further} other
-pictures (the weights are the same). *crop*: the centre of every tensor (`operator="clip"`); *dpiat*: the published
-method, which crops and leaves the statistics as they are; *evenly spaced*: weight selection (Xu et al., 2024);
-*magnitude*: the largest slices of every tensor (`operator="magnitude"`); *graft*: the default.
+pictures (the weights are the same). Tensor by tensor: *dpiat*, the published method, which crops at the centre and
+leaves the statistics as they are; *crop*, the same with statistics (`operator="clip"`); *evenly spaced*, weight
+selection (Xu et al., 2024); *magnitude*, the largest slices (`operator="magnitude"`).
+
+*graft* keeps the same units in every tensor of a group and takes what was cut out of the running statistics; which
+units is decided by number (`narrowing="centre"`, `"even"`) or by the weights (`"norm_scale"`, `"magnitude"`, and
+`"readers"`, the default). *Stale*: the default with the statistics as they were, which shows what following is worth.
 """
 
 
@@ -225,13 +247,18 @@ def page(grown_rows: Sequence[Grown], cuts: Sequence[Sequence[str]], command: st
         "|---|---:|---|" + "---:|" * len(WAYS),
     ]
     lines += [f"| {' | '.join(row)} |" for row in cuts]
+    if cuts:
+        columns = zip(*([tuple(map(float, cell.split(" / "))) for cell in row[3:]] for row in cuts), strict=True)
+        means = [" / ".join(f"{sum(side) / len(side):.1f}" for side in zip(*column, strict=True)) for column in columns]
+        lines.append(f"| **mean** | | | {' | '.join(means)} |")
     return "\n".join(lines).rstrip() + "\n"
 
 
 def cut_rows(count: int) -> Iterator[list[str]]:
     """Yield the lines of the table of cut networks."""
     for name, targets in CUT.items():
-        shown, others = pictures(name, FOLDER, count), further(name, FOLDER, count)
+        seen = count // 5 if CHECKPOINTS[name].side == 224 else count
+        shown, others = pictures(name, FOLDER, seen), further(name, FOLDER, seen)
         whole = _accuracy(load(name, FOLDER), shown)
         for told, sizes in targets:
             figures = [f"{plain:.1f} / {fresh:.1f}" for _, plain, fresh in cut(name, sizes, shown, others)]
