@@ -51,7 +51,7 @@ def _statistics(link: Link) -> tuple[str, ...]:
 def _belong(target: Link, source: Link, home: dict[str, Move]) -> bool:
     """Tell whether the statistics behind a layer come from those behind the layer that it comes from."""
     ours, theirs = _statistics(target), _statistics(source)
-    return bool(ours) and tuple(home[key].source.key for key in ours if key in home) == theirs
+    return bool(theirs) and tuple(home[key].source.key for key in ours if key in home) == theirs
 
 
 def _is_cut(move: Move, maps: Sequence[UnitMap]) -> bool:
