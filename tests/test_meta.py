@@ -203,6 +203,29 @@ def test_every_operator_fills_a_target_on_meta(operator: str) -> None:
         assert all(value.isfinite().all() for value in target.state_dict().values())
 
 
+class Levels(nn.Module):
+    """As Deformable DETR: a parameter by the legacy constructor, which heeds no device, initialized by another method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.level_embed = nn.Parameter(torch.Tensor(3, 4))
+
+    def init_weights(self) -> None:
+        nn.init.constant_(self.level_embed, 0.25)
+
+
+def test_memory_that_the_legacy_constructor_left_as_it_was_is_initialised() -> None:
+    target = on_meta(lambda: nn.ModuleDict({"levels": Levels(), "head": nn.Linear(4, 2)}))
+    garbage = target["levels"].level_embed
+    assert not garbage.is_meta
+    garbage.data.fill_(float("inf"))
+    report = tg.transfer(nn.Linear(4, 2), target)
+    assert_ledger(report, target)
+    assert torch.equal(target["levels"].level_embed, torch.full((3, 4), 0.25))
+    assert {tensor.key: tensor.status for tensor in report.tensors}["levels.level_embed"] == "initialised"
+
+
 def test_the_published_method_fills_a_target_on_meta() -> None:
     target = on_meta(lambda: body(8))
     report = tg.transfer(body(), target, method="dpiat")

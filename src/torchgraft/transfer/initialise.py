@@ -50,20 +50,25 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     torch's convention for its rank: gains of one, biases of zero, a truncated normal of deviation 0.02 for tokens and
     tables. Draws come from ``seed``; the caller's generator is left as it was.
 
+    Tensors already in memory keep their values, but for a parameter that is the only one there beside others on the
+    meta device: ``torch.Tensor(4, 256)`` heeds no device, so a model built on the meta device with the legacy
+    constructor (Deformable DETR in transformers) holds whatever its memory held before.
+
     Args:
-        module: the target; tensors already in memory keep their values.
+        module: the target.
         served: keys that the plan fills entirely, so that nothing needs to initialize them.
         seed: seed of the random draws.
 
     Returns:
-        The keys that were on the meta device.
+        The keys that had no values of their own.
 
     Raises:
         ApplyError: a tensor is computed in the constructor, so nothing can restore it; the module is left on meta.
     """
     before = [(key, slot, tensor) for key, slot, tensor in _slots(module)]
-    meta = [(key, slot, tensor) for key, slot, tensor in before if tensor.is_meta]
-    memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta}
+    legacy = _legacy(module)
+    meta = [one for one in before if one[2].is_meta or id(one[2]) in legacy]
+    memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta and id(tensor) not in legacy}
     fresh: dict[int, Tensor] = {}
     for _, slot, tensor in meta:
         _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
@@ -111,6 +116,17 @@ def _stranded(module: nn.Module) -> list[str]:
             if not recomputed and any(isinstance(one, Tensor) and one.is_meta for one in held):
                 found.append(f"{path}.{name}" if path else name)
     return found
+
+
+def _legacy(module: nn.Module) -> frozenset[int]:
+    """Identities of parameters that the legacy constructor left in uninitialized memory in a model on meta."""
+    found = []
+    for part in module.modules():
+        below = list(part.parameters())
+        here = [one for one in part.parameters(recurse=False) if one.device.type == "cpu"]
+        if len(here) == 1 < len(below) and sum(one.is_meta for one in below) == len(below) - 1:
+            found.extend(here)
+    return frozenset(id(one) for one in found)
 
 
 def _put(slot: Slot, tensor: Tensor) -> None:
