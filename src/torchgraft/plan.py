@@ -252,8 +252,9 @@ def _move(data: dict[str, Any], kind: str) -> Move:
     layout = tuple(tuple(_stretch(one) for one in axis) for axis in data["layout"])
     windows = None if prepare or layout else windows_of(kind, into, out_of, operator, lead)
     pads, factor = tuple(map(str, data["pads"])), float(data["factor"])
-    scale = str(data.get("scale", ""))
-    return Move(into, out_of, operator, int(data["elements"]), prepare, lead, layout, pads, factor, scale, windows)
+    scale, offset = str(data.get("scale", "")), float(data.get("offset", 0.0))
+    elements = int(data["elements"])
+    return Move(into, out_of, operator, elements, prepare, lead, layout, pads, factor, scale, offset, windows)
 
 
 def _passage(data: dict[str, Any]) -> Passage:

@@ -291,10 +291,10 @@ class Move:
     are aligned at their start instead of their centre; ``elements`` counts the target elements the source determines.
     ``windows`` say it all where the move is plain arithmetic on two shapes; elsewhere the operator works on tensors.
     They follow from the rest, so they are no part of a stored plan. ``layout`` says, for every axis, which units go
-    where; an axis without stretches is aligned at its centre. Without a layout, all are. ``pads`` name, for every axis,
-    what becomes of the places that the source does not determine (see :data:`torchgraft.transfer.operators.PADS`).
-    ``factor`` multiplies what comes from the source; ``scale`` is the key of the source's layer scale by whose values a
-    mean over its units is weighed.
+    where; an axis without stretches is aligned at its centre. Without a layout, all are. ``pads`` name, for every
+    axis, what becomes of the places that the source does not determine (see
+    :data:`torchgraft.transfer.operators.PADS`). ``factor`` multiplies what comes from the source, ``offset`` is
+    added; ``scale`` is the key of the source's layer scale by whose values a mean over its units is weighed.
     """
 
     target: TensorSpec
@@ -307,6 +307,7 @@ class Move:
     pads: tuple[str, ...] = ()
     factor: float = 1.0
     scale: str = ""
+    offset: float = 0.0
     windows: Windows | None = field(default=None, compare=False, repr=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Branch", "branches", "closing_keys", "outermost"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
 
@@ -30,37 +30,74 @@ class Branch:
     ``keys`` are the tensors it reads, in the order of the run; ``aside`` those of them that read something else than
     the stream (keys and values of a cross-attention); ``closing`` those that make the branch add nothing when they are
     zero, empty where there are none such. Branches of one ``chain`` follow each other without a layer between them.
+    ``scale`` is the key of a vector that the stream is multiplied by before the sum, which is one of ``keys`` then.
     """
 
     keys: tuple[str, ...]
     aside: frozenset[str]
     closing: tuple[str, ...]
     chain: int
+    scale: str = ""
 
 
 def branches(flow: Flow) -> tuple[Branch, ...]:
     """Return the residual branches of a run, in its order; those inside others come first.
 
-    A sum is residual where one summand is computed from the other.
+    A sum is residual where one summand is computed from the other. Two branches that run side by side from one value,
+    and are added one after the other, are one.
     """
     made: list[Branch] = []
     chains: dict[int, int] = {}
+    sums: dict[int, tuple[int, int]] = {}  # the number of a branch, and its stream, by what they give together
     for step in flow.steps:
         if step.name.rstrip("_") not in _SUMS or len(step.inputs) != 2:
             continue
-        for stream, inner in (step.inputs, step.inputs[::-1]):
-            body = _body(flow, stream, inner)
-            keys = () if body is None else _keys(flow, body)
-            if body is None or not keys:
+        for value, inner in (step.inputs, step.inputs[::-1]):
+            found = _branch(flow, value, inner)
+            number, stream = (len(made), value) if found is not None else sums.get(flow.plain(value), (-1, value))
+            if number == len(made) and found is not None:
+                chain = _chain(flow, _unscaled(flow, value)[0], chains)
+                made.append(replace(found, chain=len(set(chains.values())) if chain is None else chain))
+            elif number >= 0 and (beside := _branch(flow, stream, inner)) is not None:
+                made[number] = _both(made[number], beside)
+            else:
                 continue
-            chain = _chain(flow, stream, chains)
-            chains[step.outputs[0]] = chain = len(set(chains.values())) if chain is None else chain
-            aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
-            made.append(Branch(keys, aside, tuple(dict.fromkeys(closing_keys(flow, inner) or ())), chain))
+            chains[step.outputs[0]] = made[number].chain
+            sums[step.outputs[0]] = number, stream
             break
     closed = {key for branch in made if branch.closing for key in branch.keys}
     # A position bias that all blocks add to their attention comes before what it is added to, and is no stream.
     return tuple(branch for branch in made if branch.closing or not closed.intersection(branch.keys))
+
+
+def _both(one: Branch, beside: Branch) -> Branch:
+    """Return two branches that run side by side as one."""
+    closing = dict.fromkeys((*one.closing, *beside.closing)) if one.closing and beside.closing else ()
+    keys = dict.fromkeys((*one.keys, *beside.keys))
+    return replace(one, keys=tuple(keys), aside=one.aside | beside.aside, closing=tuple(closing))
+
+
+def _branch(flow: Flow, value: int, inner: int) -> Branch | None:
+    """Return the branch from one value to another one, if the second follows from the first; its chain is not known."""
+    stream, scale = _unscaled(flow, value)
+    body = _body(flow, stream, inner)
+    keys = () if body is None else _keys(flow, body)
+    if body is None or not keys:
+        return None
+    aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
+    closing = tuple(dict.fromkeys(closing_keys(flow, inner) or ()))
+    return Branch((scale, *keys) if scale else keys, aside, closing, -1, scale)
+
+
+def _unscaled(flow: Flow, value: int) -> tuple[int, str]:
+    """Return the value that a vector is multiplied with, and the vector's key; the value itself where there is none."""
+    step = flow.step(flow.plain(value))
+    if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
+        for scale, stream in (step.inputs, step.inputs[::-1]):
+            key = flow.parameter(scale)
+            if key is not None and stream in flow.maker:
+                return stream, key
+    return value, ""
 
 
 def outermost(found: Sequence[Branch]) -> tuple[Branch, ...]:
@@ -136,7 +173,7 @@ def closing_keys(flow: Flow, value: int) -> list[str] | None:
     keys = [flow.parameter(one) for one in inputs]
     if step.name in _NORMS:
         affine = [key for key in keys[1:3] if key is not None]
-        return affine if len(affine) == 2 else None
+        return affine if len(affine) == (2 if step.name in BATCH_NORMS else len(keys) - 1) > 0 else None
     if step.name in _FACTORS:
         weighted = any(key is not None for key in keys[slice(*_FACTORS[step.name])])
         return [key for key in keys if key is not None] if weighted else None  # a computed weight stays as it is

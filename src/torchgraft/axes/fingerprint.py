@@ -220,8 +220,9 @@ def _values(tensor: Tensor) -> object:
     return tuple(tensor.detach().flatten().tolist())
 
 
-def uniform(tensor: Tensor | None) -> bool:
-    """Tell whether a tensor holds one value everywhere, so that no unit of it has a place."""
-    if tensor is None or tensor.is_meta or not tensor.numel():
-        return False
-    return bool((tensor == tensor.flatten()[0]).all())
+def uniform(tensor: Tensor | None) -> float | None:
+    """Return the value that a tensor holds everywhere, ``None`` where it does not: no unit of it has a place then."""
+    if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex():
+        return None
+    value = tensor.flatten()[0]
+    return float(value) if bool((tensor == value).all()) else None

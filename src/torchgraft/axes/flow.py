@@ -6,6 +6,7 @@ __all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of", "g
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from torchgraft.axes.steps import Step
 from torchgraft.axes.trace import Trace
@@ -42,7 +43,8 @@ class Flow:
     """The steps of a run, the number of the step that made each value, and the keys of stored tensors by value.
 
     ``given`` and ``outputs`` are the values of inputs and outputs, ``classes`` those of the modules without
-    others inside, by path; ``constants`` the names of buffers that no state dict holds.
+    others inside, by path; ``constants`` the names of buffers that no state dict holds, ``numbers`` those that are one
+    number.
     """
 
     steps: Sequence[Step]
@@ -52,6 +54,7 @@ class Flow:
     outputs: tuple[int, ...] = ()
     classes: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[int, str] = field(default_factory=dict)
+    numbers: Mapping[int, float] = field(default_factory=dict)
 
     def step(self, value: int) -> Step | None:
         """Return the step that made a value, ``None`` for what was there before the run."""
@@ -76,9 +79,12 @@ class Flow:
         while True:
             value = self.plain(value)
             step = self.step(value)
-            if step is None or step.name.rstrip("_") not in ("mul", "div") or len(step.inputs) != 1:
+            if step is None or step.name.rstrip("_") not in ("mul", "div"):
                 return value, factor
-            factor *= step.scale
+            numbers = [self.numbers.get(self.plain(one)) for one in step.inputs[1:]]
+            if None in numbers or (numbers and step.name.rstrip("_") == "div"):
+                return value, factor
+            factor *= prod(one for one in numbers if one is not None) if numbers else step.scale
             value = step.inputs[0]
 
     def parameter(self, value: int) -> str | None:
@@ -106,14 +112,15 @@ class Flow:
 def flow_of(found: Trace) -> Flow:
     """Return a run as a graph."""
     maker = {value: number for number, step in enumerate(found.steps) for value in step.outputs}
-    return Flow(found.steps, maker, found.stored, found.given, found.outputs, found.classes, found.constants)
+    told = found.given, found.outputs, found.classes, found.constants, found.numbers
+    return Flow(found.steps, maker, found.stored, *told)
 
 
 def grouped_weights(flow: Flow) -> dict[str, int]:
     """Return how many groups a convolution has, where it has more than one, by the key of its weight."""
     found = {}
     for step in flow.steps:
-        key = flow.parameter(step.inputs[1]) if step.groups > 1 else None
+        key = flow.parameter(step.inputs[1]) if step.groups > 1 and step.name == "convolution" else None
         if key is not None:
             found[key] = step.groups
     return found

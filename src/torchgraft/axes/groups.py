@@ -19,7 +19,7 @@ from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.links import Link, links
 from torchgraft.axes.norms import Norm, PostNorm, Reader, norms, post_norms, readers
 from torchgraft.axes.runs import architecture, traced
-from torchgraft.axes.scales import layer_scales
+from torchgraft.axes.scales import embedding_scales, layer_scales
 from torchgraft.axes.spans import Span, spans_of
 from torchgraft.axes.sums import Sum, sums
 from torchgraft.axes.terms import Atom, Cat, Term, atoms_of, resolve, size_of
@@ -70,9 +70,10 @@ class AxisGroups:
     products with a sigmoid; ``norms`` those over all units of a group, by the key of their gain, ``shifts`` their
     biases, and ``normed`` the weights that read what such norms give, ``post_norms`` those of sums with what another
     norm gives; ``scales`` tell what attention scores are multiplied by, by the tensors that make the keys;
-    ``layer_scales`` name the vector that multiplies what a layer gives, by the keys of its weight and bias;
-    ``grouped`` counts the groups of convolutions that have more than one, by the key of their weight; ``idle`` are
-    the keys of tensors that no output is computed from; ``flow`` is the run itself.
+    ``layer_scales`` name the vector that multiplies what a layer gives, by the keys of its weight and bias,
+    ``embedding_scales`` the number that multiplies what is looked up; ``grouped`` counts the groups of convolutions
+    that have more than one, by the key of their weight; ``idle`` are the keys of tensors that no output is computed
+    from; ``flow`` is the run itself.
     """
 
     groups: tuple[Group, ...]
@@ -89,6 +90,7 @@ class AxisGroups:
     post_norms: Mapping[str, PostNorm]
     scales: Mapping[str, Scores]
     layer_scales: Mapping[str, str]
+    embedding_scales: Mapping[str, float]
     grouped: Mapping[str, int]
     idle: frozenset[str]
     flow: Flow
@@ -177,6 +179,7 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
         post_norms(flow, coupling),
         attention_scales(flow),
         layer_scales(flow),
+        embedding_scales(flow),
         grouped_weights(flow),
         found.idle,
         flow,

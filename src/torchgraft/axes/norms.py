@@ -20,13 +20,15 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in
 class Norm:
     """A norm over all units of a group.
 
-    ``kind`` is ``layer`` or ``rms``, ``shift`` the key of its bias if it has one, ``epsilon`` the name and value of the
-    attribute of its module that keeps it from dividing by zero, if it is found.
+    ``kind`` is ``layer``, ``rms`` or ``group`` (one group of channels, over all of their places), ``shift`` the key of
+    its bias if it has one, ``epsilon`` the name and value of the attribute of its module that keeps it from dividing by
+    zero, if it is found; ``offset`` is what the code adds to the stored gain.
     """
 
     kind: str
     shift: str | None
     epsilon: tuple[str, float] | None
+    offset: float = 0.0
 
 
 def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
@@ -37,19 +39,40 @@ def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
         keys = [flow.parameter(value) for value in step.inputs]
         if name == "native_layer_norm" and len(keys) > 1 and keys[1] is not None:
             found[keys[1]] = Norm("layer", keys[2] if len(keys) > 2 else None, _epsilon(module, keys[1]))
-        elif name == "mul":
-            gain = next((key for key in keys if key is not None), None)
-            if gain is not None and any(_is_root_mean_square(flow, value) for value in step.inputs):
-                found[gain] = Norm("rms", None, _epsilon(module, gain))
+        elif name == "native_group_norm" and len(keys) > 2 and keys[1] is not None and step.groups == 1:
+            found[keys[1]] = Norm("group", keys[2], _epsilon(module, keys[1]))
+        elif name == "mul" and len(step.inputs) == 2:
+            for gain, value in (step.inputs, step.inputs[::-1]):
+                held, kind = _gain(flow, gain), _written_out(flow, value)
+                if held is not None and kind:
+                    found[held[0]] = Norm(kind, None, _epsilon(module, held[0]), held[1])
     return found
 
 
-def _is_root_mean_square(flow: Flow, value: int) -> bool:
-    """Tell whether a value is ``x * rsqrt(mean(x ** 2) + epsilon)``."""
+def _gain(flow: Flow, value: int) -> tuple[str, float] | None:
+    """Return the key of a stored gain and the number that is added to it."""
     step = flow.step(flow.plain(value))
-    if step is None or step.name.rstrip("_") != "mul":
-        return False
-    return any(_follows(flow, one, ["rsqrt", "add", "mean", "pow"]) for one in step.inputs)
+    if step is not None and step.name.rstrip("_") == "add" and len(step.inputs) == 1:
+        key, number = flow.parameter(step.inputs[0]), step.settings[0]
+        return (key, float(number)) if key is not None and isinstance(number, int | float) else None
+    key = flow.parameter(value)
+    return None if key is None else (key, 0.0)
+
+
+def _written_out(flow: Flow, value: int) -> str:
+    """Return the kind of norm that code makes of single operators: ``x * rsqrt(mean(x ** 2) + epsilon)``, or none.
+
+    A layer norm is the same of ``x - mean(x)``.
+    """
+    step = flow.step(flow.plain(value))
+    if step is None or step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
+        return ""
+    for one, other in (step.inputs, step.inputs[::-1]):
+        if _follows(flow, one, ["rsqrt", "add", "mean", "pow"]):
+            centred = flow.step(flow.plain(other))
+            means = centred is not None and centred.name.rstrip("_") == "sub" and len(centred.inputs) == 2
+            return "layer" if means and centred and _follows(flow, centred.inputs[1], ["mean"]) else "rms"
+    return ""
 
 
 def _follows(flow: Flow, value: int, names: list[str]) -> bool:
@@ -78,8 +101,8 @@ class Reader:
 
 
 def _gains(flow: Flow, step: Step | None, found: Mapping[str, Norm]) -> frozenset[str]:
-    keys = () if step is None else (flow.parameter(value) for value in step.inputs)
-    return frozenset(key for key in keys if key is not None and key in found)
+    held = () if step is None else (_gain(flow, value) for value in step.inputs)
+    return frozenset(one[0] for one in held if one is not None and one[0] in found)
 
 
 def readers(flow: Flow, found: Mapping[str, Norm]) -> dict[str, Reader]:

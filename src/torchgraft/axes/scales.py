@@ -1,8 +1,8 @@
-"""Layer scales of a run: vectors that multiply what a layer gives, unit by unit (Touvron et al. 2021)."""
+"""What a run multiplies the outputs of layers by: vectors, unit by unit (Touvron et al. 2021), and numbers."""
 
 from __future__ import annotations
 
-__all__ = ["layer_scales"]
+__all__ = ["embedding_scales", "layer_scales"]
 
 from torchgraft.axes.flow import Flow
 
@@ -17,4 +17,17 @@ def layer_scales(flow: Flow) -> dict[str, str]:
             key, factors = flow.parameter(scale), flow.factors(flow.step(flow.plain(value)))
             if key is not None and factors is not None:
                 found |= {one: key for one in factors if one is not None}
+    return found
+
+
+def embedding_scales(flow: Flow) -> dict[str, float]:
+    """Return, by the key of an embedding's weight, the number that the code multiplies what is looked up by."""
+    found: dict[str, float] = {}
+    for step in flow.steps:
+        if step.name.rstrip("_") == "mul":
+            value, factor = flow.scaled(step.outputs[0])
+            made = flow.step(value)
+            key = flow.parameter(made.inputs[0]) if made is not None and made.name == "embedding" else None
+            if key is not None:
+                found[key] = factor
     return found

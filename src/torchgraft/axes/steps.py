@@ -33,8 +33,9 @@ class Step:
 
     @property
     def groups(self) -> int:
-        """How many groups a convolution has; 1 for every other operator."""
-        return int(self.settings[-1]) if self.name == "convolution" else 1
+        """How many groups a convolution or a group norm has; 1 for every other operator."""
+        place = {"convolution": -1, "native_group_norm": -2}.get(self.name)
+        return 1 if place is None else int(self.settings[place])
 
 
 def settings_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

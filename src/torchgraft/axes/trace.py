@@ -47,7 +47,8 @@ class Trace:
     ``axes`` are by key of the state dict, further names of tied tensors left out; ``steps`` are the operators in the
     order of the run, ``stored`` the keys of the values that are parameters or buffers, ``idle`` the keys of those that
     no output is computed from; ``given`` and ``outputs`` are the values of inputs and outputs, ``classes``
-    those of the modules without others inside, by path; ``constants`` the names of buffers that are not stored.
+    those of the modules without others inside, by path; ``constants`` the names of buffers that are not stored,
+    ``numbers`` those that are one number.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Trace:
     outputs: tuple[int, ...] = ()
     classes: dict[str, str] = field(default_factory=dict)
     constants: dict[int, str] = field(default_factory=dict)
+    numbers: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ def _written(found: Trace) -> set[int]:
     return reached
 
 
-def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset[str]) -> None:
+def _register(module: nn.Module, known: _Known, found: Trace, uniform: Mapping[str, float]) -> None:
     """Give every stored tensor axes of its own; those of one unit are nothing to speak of."""
     stored = module.state_dict(keep_vars=True)
     seen: set[int] = set()
@@ -319,19 +321,21 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: frozenset
             reason = "" if key in uniform else "a buffer that is not stored"
             known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
             found.constants[known.number(tensor)] = key
+            if key in uniform and tensor.numel() == 1:
+                found.numbers[known.number(tensor)] = uniform[key]
 
 
-def _uniform_buffers(module: nn.Module) -> frozenset[str]:
-    """Return the names of the buffers that are not stored and hold one value everywhere: no unit of them has a place.
+def _uniform_buffers(module: nn.Module) -> dict[str, float]:
+    """Return the buffers that are not stored and hold one value everywhere, and it: no unit of them has a place.
 
     Such is the missing bias of BEiT's keys.
     """
-    return frozenset(
-        f"{path}.{name}".lstrip(".")
+    return {
+        f"{path}.{name}".lstrip("."): value
         for path, part in module.named_modules()
         for name in part._non_persistent_buffers_set
-        if uniform(part._buffers.get(name))
-    )
+        if (value := uniform(part._buffers.get(name))) is not None
+    }
 
 
 def _input(tensor: Tensor, known: _Known, values: bool) -> Tensor:

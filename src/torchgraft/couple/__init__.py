@@ -86,8 +86,8 @@ def couple(
     opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
-    fills = {key: 0.0 for key in closed if key not in passing.new} | opened
-    handing = handings(target, fills, transfers)
+    fills = {key: value for key, value in closed.items() if key not in passing.new} | opened
+    handing = handings(target, closed, transfers)
     settled = fills.keys() | passing.new | set(handing.keys.values()) | (handing.fills.keys() - handing.keys.keys())
     moves: dict[int, list[Move]] = {}
     for ballot in ballots:

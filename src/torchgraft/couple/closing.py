@@ -13,8 +13,8 @@ from torchgraft.records import Transfer
 
 def closings(
     target: AxisGroups, source: AxisGroups, transfers: Sequence[Transfer], whole: bool, through: Sequence[Branch] = ()
-) -> tuple[tuple[str, ...], tuple[Branch, ...]]:
-    """Return the tensors to set to zero, and the new branches that none can close.
+) -> tuple[dict[str, float], tuple[Branch, ...]]:
+    """Return the values of tensors that make new branches add nothing, and the new branches that none can close.
 
     A branch is new where no layer of the source serves it for the first time. New ones are closed where every branch of
     the source has a place, or where it has none and all of its layers stand outside of branches: what they would add is
@@ -36,16 +36,17 @@ def closings(
     else:
         held = whole and all(served.isdisjoint(branch.keys) for branch in target.branches)
     if not held:
-        return (), ()
+        return {}, ()
     new = [branch for branch in target.branches if served.isdisjoint(branch.keys)]
     outer = outermost(new)
-    keys = dict.fromkeys(key for branch in outer for key in branch.closing)
+    values = dict.fromkeys((key for branch in outer for key in branch.closing), 0.0)
+    values |= dict.fromkeys((branch.scale for branch in outer if branch.scale), 1.0)
     inside = {key for branch in outer for key in branch.keys}
     for pair in target.sums if whole else ():
         fresh = [one for one in pair if one and served.isdisjoint(one)]
         if len(fresh) == 1 and inside.isdisjoint(fresh[0]):
-            keys |= dict.fromkeys(fresh[0])
-    return tuple(keys), tuple(branch for branch in outer if not branch.closing)
+            values |= dict.fromkeys(fresh[0], 0.0)
+    return values, tuple(branch for branch in outer if not branch.closing)
 
 
 def _hold(source: Sequence[Branch], place: Mapping[str, str], target: Sequence[Branch]) -> bool:

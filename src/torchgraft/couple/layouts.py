@@ -147,7 +147,12 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, layout, counts, book.maps):
         return move
     scale = book.scales.get(move.source.key, "") if "mean" in pads and move.target.key in target.layer_scales else ""
-    return Move(move.target, move.source, "embed", prod(counts), move.prepare, move.lead, layout, pads, factor, scale)
+    norm = target.norms.get(move.target.key)
+    offset = 0.0 if norm is None else (factor - 1) * norm.offset
+    elements = prod(counts)
+    return Move(
+        move.target, move.source, "embed", elements, move.prepare, move.lead, layout, pads, factor, scale, offset
+    )
 
 
 def _determined(move: Move, row: Sequence[Stretch], axis: int, maps: Sequence[UnitMap]) -> int:
@@ -255,12 +260,13 @@ def _axis(row: tuple[Spans, Spans], axis: int, ballot: Ballot, elected: Elected,
         return (Stretch(targets[0].start, sources[0].start, numbers),) if numbers else ()
     left: dict[Leaf, list[Span]] = {}
     for span in reversed(sources):
-        left.setdefault(span.leaf, []).append(span)
+        left.setdefault(span.leaf if span.size > 1 else (), []).append(span)
     found: list[Stretch] = []
     for span in targets:
-        want = elected.get(span.leaf) if span.leaf else ()  # a single place (of a class token) is known by its order
+        leaf = span.leaf if span.size > 1 else ()  # a single place (of a class token) is known by its order
+        want = elected.get(leaf) if leaf else ()
         if want is not None and left.get(want):
-            found += book.stretches(span.start, left[want].pop().start, span.leaf, want)
+            found += book.stretches(span.start, left[want].pop().start, leaf, want)
     if covered(found, book.maps) < _ENOUGH * min(move.target.shape[axis], move.source.shape[axis]):
         return ()  # the two are put together in other ways: place is all they have in common
     return tuple(found)

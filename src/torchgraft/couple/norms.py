@@ -62,10 +62,12 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
     for ballot in ballots:
         key, other = ballot.move.target.key, ballot.move.source.key
         row = ballot.rows[0] if ballot.rows else None
-        if key in target.norms and row is not None and len(row[0]) == len(row[1]) == 1 and len(row[0][0].leaf) == 1:
+        if key in target.norms and row is not None and len(row[0]) == len(row[1]) == 1:
             leaf, large, small = row[0][0].leaf, row[0][0].size, row[1][0].size
-            if large > small and not locked(leaf[0]):
+            if large > small and _free(leaf, row[1][0].leaf, target.norms[key].kind):
                 _grow(found, leaf, large, small, key, target, source.norms.get(other), both.get(leaf))
+        if key in target.embedding_scales and other in source.embedding_scales:
+            _level(found, key, source.embedding_scales[other] / target.embedding_scales[key], target)
         first = ballot.move.target.part is None or ballot.move.target.part.start == 0
         if key in target.normed and other in source.normed and first:
             _rescale(found, key, source.normed[other].scale / target.normed[key].scale, target)
@@ -74,6 +76,15 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
             found.keys.add(key)
             found.factors[key] = factor
     return found
+
+
+def _free(target: Leaf, source: Leaf, kind: str) -> bool:
+    """Tell whether units may be added under a norm: of one group, or, where they are zero, of heads and in heads."""
+    if len(target) == 1:
+        return not locked(target[0])
+    pairs = list(zip(target, source, strict=False))
+    stay = all(size_of_leaf((t,)) == size_of_leaf((s,)) for t, s in pairs if locked(t))
+    return kind == "rms" and len(target) == len(source) and stay
 
 
 def _score_factor(move: Move, target: Scores | None, source: Scores | None) -> float:
@@ -99,9 +110,11 @@ def _grow(
     before it is divided instead (Shen et al. 2022), if nothing else reads what that gives.
     """
     norm = target.norms[key]
+    if norm.kind == "group" and large % small:
+        return
     last = target.normed[tied].gains if tied is not None else frozenset()
     alone = all(key == tied or not reader.gains & last for key, reader in target.normed.items())
-    if large % small == 0 and alone:
+    if large % small == 0 and alone and len(leaf) == 1:
         found.rules[leaf] = "tile"
         if key in last:
             for one in filter(None, (key, norm.shift)):
@@ -112,6 +125,17 @@ def _grow(
     if original is not None and original.epsilon is not None and norm.epsilon is not None:
         path = key.rpartition(".")[0]
         found.settings[path] = Setting(path, norm.epsilon[0], original.epsilon[1] * small / large)
+
+
+def _level(found: Growth, key: str, factor: float, target: AxisGroups) -> None:
+    """Let an embedding make up for a number that the code multiplies by (Gemma: ``width ** 0.5``).
+
+    Where the last layer reads the same tensor, the norm before it takes the factor away again.
+    """
+    if factor != 1:
+        found.scale(key, factor)
+        if key in target.normed:
+            _rescale(found, key, 1 / factor, target)
 
 
 def _rescale(found: Growth, key: str, factor: float, target: AxisGroups) -> None:

@@ -166,7 +166,8 @@ def place_units(
             factors = torch.from_numpy(share[block] if axis == 0 else share).to(values)
             values = values * factors.view(*(-1 if a == axis else 1 for a in range(values.ndim)))
         places = [into[0][block], *into[1:]]
-        put_units(target, places, values if move.factor == 1 else values.to(target) * move.factor)
+        plain = move.factor == 1 and not move.offset
+        put_units(target, places, values if plain else values.to(target) * move.factor + move.offset)
     for axis, name in enumerate(move.pads):
         if name and name != "shared":
             PADS[name](target, axis, into[axis], scale)

@@ -160,7 +160,8 @@ def _table_rule(target: Layer, source: Layer, spec: TensorSpec, shape: Shape, co
         axis = len(shape) - 2
         if axis in (0, 1) and shape[axis] != spec.shape[axis] and _grids(shape[axis], spec.shape[axis], context.images):
             return "resample_position", _with(shape, axis, spec.shape[axis])
-        if len(shape) == 4 and shape != spec.shape and _plane(shape) == _plane(spec.shape) != ():
+        planes = (_plane(shape), _plane(spec.shape)) if len(shape) == 4 else ((), ())
+        if planes[0] == planes[1] != () and any(shape[axis] != spec.shape[axis] for axis in planes[0]):
             grid = tuple(spec.shape[axis] if axis in _plane(shape) else size for axis, size in enumerate(shape))
             return "resample_plane", grid
     if target.kind == "embedding" and spec.role == "weight" and shape[0] != spec.shape[0]:
