@@ -21,6 +21,7 @@ _NORMS = BATCH_NORMS | {"native_layer_norm", "native_group_norm"}
 # Where the factors of a product stand among the inputs: a stored one on either side closes a branch.
 _FACTORS = {"convolution": (1, 2), "addmm": (1, 3), "baddbmm": (1, 3), "mm": (0, 2), "bmm": (0, 2)}
 _SUMS = frozenset(["add", "sub"])
+_COPIES = frozenset(["_to_copy", "clone", "contiguous", "detach", "alias"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
             if number == len(made) and found is not None:
                 chain = _chain(flow, _unscaled(flow, value)[0], chains)
                 made.append(replace(found, chain=len(set(chains.values())) if chain is None else chain))
-            elif number >= 0 and (beside := _branch(flow, stream, inner)) is not None:
+            elif number >= 0 and (beside := _beside(flow, value, stream, inner)) is not None:
                 made[number] = _both(made[number], beside)
             else:
                 continue
@@ -68,6 +69,11 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     closed = {key for branch in made if branch.closing for key in branch.keys}
     # A position bias that all blocks add to their attention comes before what it is added to, and is no stream.
     return tuple(branch for branch in made if branch.closing or not closed.intersection(branch.keys))
+
+
+def _beside(flow: Flow, value: int, stream: int, inner: int) -> Branch | None:
+    """Return the branch from a stream that runs beside the one that a sum ends, if it does not follow from the sum."""
+    return None if _body(flow, value, inner) is not None else _branch(flow, stream, inner)
 
 
 def _both(one: Branch, beside: Branch) -> Branch:
@@ -86,12 +92,20 @@ def _branch(flow: Flow, value: int, inner: int) -> Branch | None:
         return None
     aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
     closing = tuple(dict.fromkeys(closing_keys(flow, inner) or ()))
+    if scale and not closing:
+        return None  # a sum of two things made of one value, of which neither is a stream
     return Branch((scale, *keys) if scale else keys, aside, closing, -1, scale)
 
 
 def _unscaled(flow: Flow, value: int) -> tuple[int, str]:
-    """Return the value that a vector is multiplied with, and the vector's key; the value itself where there is none."""
-    step = flow.step(flow.plain(value))
+    """Return the value that a vector is multiplied with, and the vector's key; the value itself where there is none.
+
+    What is only held in another type is the same.
+    """
+    step = flow.step(value)
+    while step is not None and step.name in _COPIES:
+        value = step.inputs[0]
+        step = flow.step(value)
     if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
         for scale, stream in (step.inputs, step.inputs[::-1]):
             key = flow.parameter(scale)

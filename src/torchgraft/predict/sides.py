@@ -86,9 +86,16 @@ class Sides:
                 value = inputs[0] if product is None else product.value
             elif name == "mul" and len(inputs) == 2 and any(map(self._is_open, inputs)):
                 value = inputs[0] if self._is_open(inputs[1]) else inputs[1]
+            elif name == "mul" and len(inputs) == 2 and any(map(self._is_one, inputs)):
+                value = inputs[0] if self._is_one(inputs[1]) else inputs[1]
             else:
                 break
         return value
+
+    def _is_one(self, value: int) -> bool:
+        """Tell whether a value is a stored vector of ones: a stream passes it as it is."""
+        key = self.target.flow.parameter(value)
+        return key is not None and self.values.get(key) == 1
 
     def original(self, value: int) -> int:
         """Return what a value of the source is but for its shape."""
@@ -259,6 +266,10 @@ def _factors(ballots: Mapping[str, Sequence[Ballot]], target: AxisGroups, source
         if any(one.move.factor != 1 for one in held) and key in target.scales and other in source.scales:
             ratio = target.scales[key].scale / source.scales[other].scale
             yield from (ratio, ratio**0.5)  # queries and keys may each be multiplied by a root
+        if key in target.embedding_scales and other in source.embedding_scales:
+            ratio = target.embedding_scales[key] / source.embedding_scales[other]
+            if all(isclose(one.move.factor * ratio, 1, rel_tol=1e-6) for one in held):
+                yield from (ratio, 1 / ratio)  # the norm before a tied layer takes it back
         if key in target.normed and other in source.normed:
             ratio = target.normed[key].scale / source.normed[other].scale
             if ratio != 1 and all(_divides(ballots.get(gain, ()), ratio) for gain in target.normed[key].gains):

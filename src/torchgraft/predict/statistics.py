@@ -23,7 +23,7 @@ _LINEAR = frozenset((
     "native_dropout",
 ))  # fmt: skip
 _KEEPS_ZERO = frozenset(("relu", "silu", "gelu", "tanh", "mul", "hardswish", "leaky_relu"))
-_NAMES = {"layer": "LayerNorm", "rms": "RMSNorm"}
+_NAMES = {"layer": "LayerNorm", "rms": "RMSNorm", "group": "GroupNorm"}
 
 
 def statistic_obstacles(sides: Sides, course: Course) -> Iterator[tuple[int, str, str]]:
@@ -90,7 +90,7 @@ def _norm(sides: Sides, gain: str, step: Step) -> str:
     padded = any(
         isclose(move.factor * one, (sizes[1] / sizes[0]) ** 0.5, rel_tol=1e-6) for one in (1.0, *sides.factors)
     )
-    if sizes[0] < sizes[1] or not padded or original is None:
+    if sizes[0] < sizes[1] or not padded or original is None or norm.kind == "group":
         return told
     if not _epsilons(sides, gain, norm, original, sizes[1] / sizes[0]):
         return f"{name} {sizes[1]} → {sizes[0]} cannot be exact because its epsilon is fixed"
@@ -157,7 +157,10 @@ def _read(flow: Flow, step: Step, norm: Norm) -> int:
     """Return the value that a norm reads."""
     if norm.kind == "layer":
         return step.inputs[0]
-    value = next(one for one in step.inputs if flow.parameter(one) is None)
+    gain = step.outputs[0]
+    if norm.offset:  # the step is the sum of the gain and a number
+        step = next(one for one in flow.steps if gain in one.inputs and one.name.rstrip("_") == "mul")
+    value = next(one for one in step.inputs if flow.parameter(one) is None and one != gain)
     while (made := flow.step(flow.plain(value))) is not None and made.path == step.path and made.inputs:
         value = made.inputs[0]
     return value

@@ -62,6 +62,9 @@ def compare(sides: Sides) -> Course:
         mine, other = target.step(t), source.step(s)
         if mine is None or other is None:
             known = target.constants.get(t), source.constants.get(s)
+            numbers = target.numbers.get(t), source.numbers.get(s)
+            if numbers[0] is not None and numbers[1] is not None and sides.makes_up(numbers[0], numbers[1]):
+                continue
             if mine is None and known[0] and known[1]:
                 course.constants.setdefault((known[0], known[1]), below)
             elif (mine is None) != (other is None):
@@ -125,12 +128,12 @@ def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple
 
 
 def _alone(sides: Sides, mine: Step, other: Step, new: set[str]) -> int | None:
-    """Return the one part of a concatenation that is not new, where the source has no concatenation."""
-    if mine.name != "cat" or other.name == "cat":
+    """Return the one part of a concatenation that is not new, where all others are."""
+    if mine.name != "cat":
         return None
     further = {value: made for value in mine.inputs if (made := _new_part(sides, value))}
     left = [value for value in mine.inputs if value not in further]
-    if len(left) != 1:
+    if len(left) != 1 or not further:
         return None
     new.update(key for held in further.values() for key in held)
     return left[0]
