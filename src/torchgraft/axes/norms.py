@@ -20,9 +20,10 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in
 class Norm:
     """A norm over all units of a group.
 
-    ``kind`` is ``layer``, ``rms`` or ``group`` (one group of channels, over all of their places), ``shift`` the key of
-    its bias if it has one, ``epsilon`` the name and value of the attribute of its module that keeps it from dividing by
-    zero, if it is found; ``offset`` is what the code adds to the stored gain.
+    ``kind`` is ``layer``, ``rms`` or ``group`` (all channels, over all of their places, where only copies leave the
+    statistics as they are), ``shift`` the key of its bias if it has one, ``epsilon`` the name and value of the
+    attribute of its module that keeps it from dividing by zero, if it is found; ``offset`` is what the code adds to
+    the stored gain.
     """
 
     kind: str
@@ -41,12 +42,21 @@ def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
             found[keys[1]] = Norm("layer", keys[2] if len(keys) > 2 else None, _epsilon(module, keys[1]))
         elif name == "native_group_norm" and len(keys) > 2 and keys[1] is not None and step.groups == 1:
             found[keys[1]] = Norm("group", keys[2], _epsilon(module, keys[1]))
+        elif name == "addcmul" and len(keys) > 2 and keys[1] is not None and _is_response(flow, step.inputs[2]):
+            found[keys[1]] = Norm("group", keys[0], _epsilon(module, keys[1]))
         elif name == "mul" and len(step.inputs) == 2:
             for gain, value in (step.inputs, step.inputs[::-1]):
                 held, kind = _gain(flow, gain), _written_out(flow, value)
                 if held is not None and kind:
                     found[held[0]] = Norm(kind, None, _epsilon(module, held[0]), held[1])
     return found
+
+
+def _is_response(flow: Flow, value: int) -> bool:
+    """Tell whether a value is ``x * norm(x) / (mean(norm(x)) + epsilon)`` (Woo et al. 2023)."""
+    made = flow.step(flow.plain(value))
+    factors = made.inputs if made is not None and made.name.rstrip("_") == "mul" else ()
+    return any(_follows(flow, one, ["div", "linalg_vector_norm"]) for one in factors)
 
 
 def _gain(flow: Flow, value: int) -> tuple[str, float] | None:

@@ -141,6 +141,9 @@ def _behind(sides: Sides, step: Step, units: object, norm: Norm) -> str:
             continue  # rows that are looked up
         weighed = name == "mul" and any(_is_one(sides, one) for one in keys)
         zero = norm.kind == "rms" and name in _KEEPS_ZERO
+        if zero and any(key.rpartition(".")[0] == made.path for key in sides.target.norms):
+            waiting.append((_entered(flow, value, made.path), scaled))  # a norm gives zero for zero
+            continue
         scalar = name in ("mul", "div") and len(made.inputs) == 1
         if not (weighed or zero or scalar or name in _LINEAR):
             return _told(flow, made)
@@ -161,7 +164,12 @@ def _read(flow: Flow, step: Step, norm: Norm) -> int:
     if norm.offset:  # the step is the sum of the gain and a number
         step = next(one for one in flow.steps if gain in one.inputs and one.name.rstrip("_") == "mul")
     value = next(one for one in step.inputs if flow.parameter(one) is None and one != gain)
-    while (made := flow.step(flow.plain(value))) is not None and made.path == step.path and made.inputs:
+    return _entered(flow, value, step.path)
+
+
+def _entered(flow: Flow, value: int, path: str) -> int:
+    """Return what a module reads, by what it makes of it first."""
+    while (made := flow.step(flow.plain(value))) is not None and made.path == path and made.inputs:
         value = made.inputs[0]
     return value
 
