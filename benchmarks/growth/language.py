@@ -21,7 +21,7 @@ def language_cases() -> Iterator[Pair]:
     """Yield name, source, target and inputs: width, number of layers, heads, hidden units are told in the name."""
     for family, (build, sizes) in _FAMILIES.items():
         for source, target, told in sizes:
-            words = _both if family == "T5" else _words
+            words = _both if family in ("T5", "BART") else _words
             name = f"{family} {told}: {_told(source)} → {_told(target)}"
             yield name, partial(build, *source), partial(build, *target), words
 
@@ -69,6 +69,27 @@ def _t5(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
     return _make("T5ForConditionalGeneration", "T5Config", **sizes)
 
 
+def _opt(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "ffn_dim": hidden}
+    return _make("OPTForCausalLM", "OPTConfig", word_embed_proj_dim=width, **sizes)
+
+
+def _bart(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
+    sizes = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in (("layers", layers), ("attention_heads", heads), ("ffn_dim", hidden))
+    }
+    words = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    return _make(
+        "BartForConditionalGeneration", "BartConfig", d_model=width, max_position_embeddings=64, **sizes, **words
+    )
+
+
+def _mamba(width: int, layers: int) -> nn.Module:
+    return _make("MambaForCausalLM", "MambaConfig", hidden_size=width, num_hidden_layers=layers, state_size=4)
+
+
 # Width, layers, heads, (heads of keys and values,) hidden units.
 _FAMILIES: dict[str, tuple[Callable[..., nn.Module], tuple[tuple[Any, ...], ...]]] = {
     "GPT-2": (_gpt2, (
@@ -91,6 +112,22 @@ _FAMILIES: dict[str, tuple[Callable[..., nn.Module], tuple[tuple[Any, ...], ...]
         ((64, 2, 4, 96), (80, 3, 5, 128), "padded"),
         ((64, 2, 4, 96), (128, 2, 8, 192), "doubled"),
         ((64, 2, 4, 96), (64, 3, 4, 128), "deeper"),
+    )),
+    "Gemma": (partial(_rotary, "Gemma", tied=True), (
+        ((64, 2, 4, 2, 96), (96, 3, 6, 3, 128), "tied, padded"),
+        ((64, 2, 4, 2, 96), (128, 3, 8, 4, 192), "tied, doubled"),
+    )),
+    "Qwen2": (partial(_rotary, "Qwen2"), (((64, 2, 4, 2, 96), (96, 3, 6, 3, 128), "padded"),)),
+    "OLMo 2": (partial(_rotary, "Olmo2"), (((64, 2, 4, 2, 96), (96, 3, 6, 3, 128), "padded"),)),
+    "Cohere": (partial(_rotary, "Cohere", tied=True), (((64, 2, 4, 2, 96), (96, 3, 6, 3, 128), "tied, padded"),)),
+    "OPT": (_opt, (((64, 2, 4, 96), (80, 3, 5, 128), "padded"),)),
+    "BART": (_bart, (
+        ((64, 2, 4, 96), (128, 2, 8, 192), "doubled"),
+        ((64, 2, 4, 96), (64, 3, 4, 128), "deeper"),
+    )),
+    "Mamba": (_mamba, (
+        ((64, 2), (128, 2), "doubled"),
+        ((64, 2), (64, 3), "deeper"),
     )),
     "T5": (_t5, (
         ((64, 2, 4, 96), (80, 3, 5, 128), "padded"),

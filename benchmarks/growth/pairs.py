@@ -62,6 +62,16 @@ FURTHER = (
     ("edgenext_xx_small", "edgenext_x_small", 64),
     ("poolformer_s12", "poolformer_s24", 64),
     ("pit_ti_224", "pit_s_224", 224),
+    ("resnet14t", "resnet26t", 64),
+    ("mobilenetv3_small_050", "mobilenetv3_small_075", 64),
+    ("efficientnetv2_s", "efficientnetv2_m", 128),
+    ("densenet169", "densenet201", 64),
+    ("vovnet39a", "vovnet57a", 64),
+    ("convnextv2_atto", "convnextv2_nano", 64),
+    ("caformer_s18", "caformer_s36", 64),
+    ("pvt_v2_b0", "pvt_v2_b1", 64),
+    ("mobilevitv2_050", "mobilevitv2_100", 128),
+    ("visformer_tiny", "visformer_small", 224),
 )
 
 #: The same of torchvision.

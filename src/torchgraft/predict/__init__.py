@@ -19,7 +19,7 @@ from torchgraft.couple import Coupled
 from torchgraft.predict.sides import Sides, sides_of, stored_inputs
 from torchgraft.predict.statistics import statistic_obstacles
 from torchgraft.predict.units import unit_obstacles
-from torchgraft.predict.walk import Course, Found, compare
+from torchgraft.predict.walk import Course, Found, compare, place
 from torchgraft.records import Obstacle
 from torchgraft.units import provisional
 
@@ -53,6 +53,9 @@ def obstacles(
     sides = sides_of(target, source, coupled, operator, tied)
     course = compare(sides)
     found = [*course.found, *_units(sides, course), *_precision(sides)]
+    for number, step in sides.repeated():
+        what = f"a new norm adds its epsilon ({step.settings[-1]:g}) once more"
+        found.append(Found(number, Obstacle(what, place(target.flow, step, ""))))
     found += [Found(number, Obstacle(what, where)) for number, what, where in statistic_obstacles(sides, course)]
     for (mine, other), where in course.constants.items():
         if not alike(mine, other):

@@ -118,9 +118,15 @@ class Sides:
         return made is not None and (made.name.rstrip("_"), made.settings) == (name, step.settings)
 
     def _is_plain(self, step: Step) -> bool:
-        """Tell whether a norm without gain and shift, and with next to no epsilon, stands before another norm."""
+        """Tell whether a norm without gain and shift stands before another norm."""
         keys = list(stored_inputs(self.target.flow, step)) if step.name == "native_layer_norm" else []
-        return [self.values.get(key) for key in keys] == [1.0, 0.0] and step.settings[-1] <= _NO_EPSILON
+        return [self.values.get(key) for key in keys] == [1.0, 0.0]
+
+    def repeated(self) -> Iterator[tuple[int, Step]]:
+        """Yield the norms that come on top of others, whose epsilon leaves a trace, with the numbers of their steps."""
+        for number, step in enumerate(self.target.flow.steps if self.values else ()):
+            if self._is_plain(step) and step.settings[-1] > _NO_EPSILON:
+                yield number, step
 
     def _passes(self, step: Step) -> bool:
         """Tell whether a step is of a new layer that gives on what it reads, or its activation in its linear range."""
