@@ -204,7 +204,7 @@ def test_every_operator_fills_a_target_on_meta(operator: str) -> None:
 
 
 class Levels(nn.Module):
-    """As Deformable DETR: a parameter by the legacy constructor, which heeds no device, initialized by another method."""
+    """As Deformable DETR: a parameter by the legacy constructor, which heeds no device, initialized elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -68,7 +68,9 @@ def materialize(module: nn.Module, served: Set[str], seed: int) -> frozenset[str
     before = [(key, slot, tensor) for key, slot, tensor in _slots(module)]
     legacy = _legacy(module)
     meta = [one for one in before if one[2].is_meta or id(one[2]) in legacy]
-    memory = {key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta and id(tensor) not in legacy}
+    memory = {
+        key: tensor.detach().clone() for key, _, tensor in before if not tensor.is_meta and id(tensor) not in legacy
+    }
     fresh: dict[int, Tensor] = {}
     for _, slot, tensor in meta:
         _put(slot, fresh.setdefault(id(tensor), _unset(tensor)))
