@@ -33,10 +33,10 @@ def page(rows: list[Row]) -> str:
             "# Benchmarks",
             "",
             "Each figure is the median of several runs in one process, on models already built, with one thread. "
-            "*First* means the first model of an architecture, *fresh* one whose architecture was seen before; "
-            "*again* means the same modules a second time: a "
-            "module is read once as long as its structure stays the same, and the similarity of two networks is "
-            "remembered. Ratios are taken inside one run.",
+            "*All new*: both architectures are met for the first time, so both are also run once without values to "
+            "find which axes belong together (graft). *New pair*: both were met before, but not together. *Again*: "
+            "any two models of two architectures that were planned before; what follows from architectures alone "
+            "is remembered. Ratios are taken inside one run.",
             "",
             *table(rows),
             "",

@@ -23,9 +23,9 @@ from torchgraft.cli.commands import COMMANDS
 from torchgraft.cli.terminal import plain
 from torchgraft.match import MATCHERS
 from torchgraft.similarity import MEASURES
+from torchgraft.transfer.methods import METHODS
 from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
-from torchgraft.transfer.planning import METHODS
 
 SMALL = "python:torch.nn:TransformerEncoderLayer,d_model=8,nhead=2,dim_feedforward=12"
 LARGE = "python:torch.nn:TransformerEncoderLayer,d_model=12,nhead=2,dim_feedforward=20"

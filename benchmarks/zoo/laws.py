@@ -18,7 +18,8 @@ from benchmarks.zoo.models import Case, build, inputs, train_like
 from torchgraft.kinds import PAPER_KINDS, TYPES
 from torchgraft.records import Network
 from torchgraft.standardize import STANDARDIZERS
-from torchgraft.transfer.planning import METHODS, make_plan
+from torchgraft.transfer.methods import METHODS
+from torchgraft.transfer.planning import make_plan
 from torchgraft.view.text import STATUSES
 
 

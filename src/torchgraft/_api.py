@@ -13,8 +13,9 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import nn
 
-from torchgraft.axes import AxisGroups, axis_groups
+from torchgraft.axes import AxisGroups, known_groups
 from torchgraft.errors import ApplyError, GraftError, InputsError, SpecError, choose
+from torchgraft.fingerprint import Look
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
 from torchgraft.network import read_module, unwrap
@@ -25,9 +26,10 @@ from torchgraft.score import Scorer
 from torchgraft.similarity import MEASURES, both_directions
 from torchgraft.standardize import Standardizer
 from torchgraft.transfer.apply import apply_plan
+from torchgraft.transfer.methods import Method, customized
 from torchgraft.transfer.narrowing import Narrowing
 from torchgraft.transfer.operators import Operator
-from torchgraft.transfer.planning import Method, customized, make_plan
+from torchgraft.transfer.planning import make_plan
 
 
 class Options(TypedDict, total=False):
@@ -121,6 +123,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         tuple(options.get("exclude_source", ())),
     )
     held = _kept(module), _kept(origin.module)
+    looks = network.look, origin.network.look
     return make_plan(
         network,
         origin.network,
@@ -128,7 +131,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         options.get("method", "graft"),
         pins=pins,
         labels=options.get("labels"),
-        groups=partial(_groups, *held, options.get("inputs")),
+        groups=partial(_groups, held, looks, options.get("inputs")),
         alike=partial(_alike, *held),
         trainable=options.get("trainable", False),
         seed=options.get("seed", 0),
@@ -155,18 +158,20 @@ def _kept(module: nn.Module | None) -> Held:
     return weakref.ref(module)
 
 
-def _groups(target: Held, source: Held, inputs: Any) -> tuple[AxisGroups, AxisGroups] | str:
-    """Return the axis groups of both networks, or the reason why those of one are not known."""
+def _groups(
+    both: tuple[Held, Held], looks: tuple[Look | None, Look | None], inputs: Any
+) -> tuple[AxisGroups, AxisGroups] | str:
+    """Return the axis groups of target and source, or the reason why those of one are not known."""
     given = () if inputs is None else inputs if isinstance(inputs, tuple | list | Mapping) else (inputs,)
     options = dict(given) if isinstance(given, Mapping) else None
     arguments = None if inputs is None else () if isinstance(given, Mapping) else tuple(given)
     found = []
-    for side, held in (("target", target), ("source", source)):
+    for side, held, look in zip(("target", "source"), both, looks, strict=True):
         module = held()
         if module is None:
             return f"the {side} is a table without code, so its couplings are not known"
         try:
-            found.append(axis_groups(module, arguments, options))
+            found.append(known_groups(unwrap(module), look, arguments, options))
         except InputsError:
             return f"the {side} runs on no input that was guessed: pass inputs="
         except GraftError as error:  # a plan can be made without a run

@@ -7,7 +7,7 @@ that a module carries (``num_heads``, ``head_dim``, ``config``) are looked at, n
 
 from __future__ import annotations
 
-__all__ = ["HEAD_ATTRIBUTES", "Heads", "fused_parts", "head_attributes", "heads_of", "units_of"]
+__all__ = ["Heads", "fused_parts", "heads_of", "units_of"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,6 @@ from torchgraft.records import Shape
 _COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 _SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size")
 _KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
-
-#: Attributes of a module that tell its heads.
-HEAD_ATTRIBUTES = frozenset((*_COUNTS, *_SIZES, *_KEY_VALUE_COUNTS, "embed_dim", "config"))
 
 # These store their fused projection head by head, (heads, 3, head_dim), instead of (3, heads, head_dim).
 _INTERLEAVED = frozenset(
@@ -47,15 +44,6 @@ def _integer(names: tuple[str, ...], *holders: Any) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
-
-
-def head_attributes(module: nn.Module) -> tuple[object, ...]:
-    """Return all that :func:`heads_of` reads of a module beside its type, as something that can be compared."""
-    own = module.__dict__
-    config = getattr(own.get("config"), "__dict__", {})
-    told = [(name, own[name]) for name in sorted(HEAD_ATTRIBUTES & own.keys())]
-    told += [(f"config.{name}", config[name]) for name in (*_COUNTS, *_KEY_VALUE_COUNTS) if name in config]
-    return tuple((name, value if isinstance(value, int) else value is not None) for name, value in told)
 
 
 def heads_of(module: nn.Module, width: int) -> Heads | None:

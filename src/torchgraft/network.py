@@ -11,17 +11,13 @@ from math import prod
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchgraft.attention import HEAD_ATTRIBUTES, Heads, head_attributes, heads_of
+from torchgraft.attention import Heads, heads_of
 from torchgraft.errors import PlanError
+from torchgraft.fingerprint import LAZY, Look, look_of
 from torchgraft.kinds import kind_of_type
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Layer, Network, Node, TensorSpec
-
-# Tensors of lazy modules, which have no shape before the first forward pass. Asked for by class: their own isinstance
-# runs in Python, at a microsecond a tensor.
-_LAZY = (UninitializedParameter, UninitializedBuffer)
 
 
 @cache
@@ -57,7 +53,7 @@ class _Reader:
                 if tensor is None or (buffer and name in module._non_persistent_buffers_set):
                     continue
                 key, role = prefix + name, role_prefix + name
-                if tensor.__class__ in _LAZY:
+                if tensor.__class__ in LAZY:
                     raise PlanError(f"{key} belongs to a lazy module that has no shape yet: run one forward pass first")
                 spec = TensorSpec(key, role, tuple(tensor.shape), _dtype_name(tensor.dtype), buffer)
                 first = self.first_key.setdefault(id(tensor), key)
@@ -77,60 +73,24 @@ def read_module(module: nn.Module, name: str = "") -> Network:
     (2, 3)
     """
     name = name or type(module).__name__
-    key = (name, *_look(module))
-    known = _KNOWN.pop(key, None)
+    look = look_of(module)
+    known = _KNOWN.pop((name, look), None) if look is not None else None
     if known is None:
         reader = _Reader()
         root = _walk(reader, module, "", None)
         if not reader.tensors:
             raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
-        known = Network(name, root, reader.tensors, reader.tied)
-    _KNOWN[key] = known  # the last one used stands last
-    if len(_KNOWN) > _MOST_KNOWN:
-        del _KNOWN[next(iter(_KNOWN))]
+        known = Network(name, root, reader.tensors, reader.tied, look)
+    if look is not None:
+        _KNOWN[name, look] = known  # the last one used stands last
+        if len(_KNOWN) > _MOST_KNOWN:
+            del _KNOWN[next(iter(_KNOWN))]
     return known
 
 
 # Networks by name and look, for the architectures read last: a second model of one is not read again.
-_KNOWN: dict[tuple[object, ...], Network] = {}
+_KNOWN: dict[tuple[str, Look], Network] = {}
 _MOST_KNOWN = 64
-
-
-def _look(module: nn.Module) -> list[object]:
-    """Everything that reading a module depends on, gathered much faster than it is read.
-
-    Types and names of all modules, names, ties, shapes and types of all tensors, windows of convolutions, and the heads
-    of attention. Two modules of equal looks are the same network.
-    """
-    look: list[object] = []
-    numbers: dict[int, int] = {}  # of what may stand in several places
-    stack: list[nn.Module | None] = [module]
-    while stack:
-        part = stack.pop()
-        if part is None:
-            continue
-        own = part.__dict__
-        look += part.__class__, numbers.setdefault(id(part), len(numbers))
-        children = part._modules
-        if children:
-            if not HEAD_ATTRIBUTES.isdisjoint(own):
-                look += head_attributes(part)
-            look += children
-            look += (len(children), *[number for number, child in enumerate(children.values()) if child is None])
-            stack += children.values()
-        for tensors in (part._parameters, part._buffers):
-            for name, tensor in tensors.items():
-                look.append(name)
-                if tensor.__class__ in _LAZY:
-                    look.append(tensor.__class__)
-                elif tensor is not None:
-                    look += numbers.setdefault(id(tensor), len(numbers)), tensor.shape, tensor.dtype
-            look.append(len(tensors))
-        if "stride" in own:
-            look += str(own["stride"]), str(own.get("kernel_size"))
-        if part._non_persistent_buffers_set:
-            look += sorted(part._non_persistent_buffers_set)
-    return look
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:
@@ -198,7 +158,7 @@ def _structures(parent: nn.Module) -> dict[str, Structure]:
             continue
         met.add(id(child))
         weight = child._parameters.get("weight")
-        if weight is not None and not isinstance(weight, _LAZY) and weight.ndim == 2:
+        if weight is not None and not isinstance(weight, LAZY) and weight.ndim == 2:
             rows, columns = weight.shape
             widths[name] = (columns, rows, True) if storage == "in, out" else (rows, columns, False)
     if not widths:

@@ -32,6 +32,8 @@ __all__ = [
 from dataclasses import dataclass, field
 from math import prod
 
+from torchgraft.fingerprint import Look
+
 Shape = tuple[int, ...]
 
 
@@ -118,13 +120,15 @@ class Node:
 class Network:
     """A network as names, kinds and shapes: what planning needs and nothing else.
 
-    ``tied`` maps each further name of a tensor to its first name.
+    ``tied`` maps each further name of a tensor to its first name; ``look`` is what its module was recognized by, where
+    it has one that can be compared.
     """
 
     name: str
     root: Node
     tensors: dict[str, TensorSpec]
     tied: dict[str, str]
+    look: Look | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

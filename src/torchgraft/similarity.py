@@ -12,7 +12,7 @@ import numpy as np
 from torchgraft.match.blocks import Elements, inner_scores
 from torchgraft.match.dp import values
 from torchgraft.records import Network
-from torchgraft.transfer.planning import Method
+from torchgraft.transfer.methods import Method
 
 
 def symmetric(source: Network, target: Network, method: Method) -> float:

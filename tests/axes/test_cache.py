@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from torchgraft.axes import axis_groups
 from torchgraft.axes import groups as module_of_groups
-from torchgraft.axes.fingerprint import UnknownError, fingerprint
+from torchgraft.fingerprint import UnknownError, fingerprint
 
 
 class Block(nn.Module):

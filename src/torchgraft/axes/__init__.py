@@ -11,8 +11,8 @@ probe   its proof
 
 from __future__ import annotations
 
-from torchgraft.axes.groups import AxisGroups, Group, Member, axis_groups
+from torchgraft.axes.groups import AxisGroups, Group, Member, axis_groups, known_groups
 from torchgraft.axes.inputs import example_inputs
 from torchgraft.axes.probe import Proof, probe
 
-__all__ = ["AxisGroups", "Group", "Member", "Proof", "axis_groups", "example_inputs", "probe"]
+__all__ = ["AxisGroups", "Group", "Member", "Proof", "axis_groups", "example_inputs", "known_groups", "probe"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AxisGroups", "Group", "Member", "axis_groups"]
+__all__ = ["AxisGroups", "Group", "Member", "axis_groups", "known_groups"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from torchgraft.axes.spans import Span, spans_of
 from torchgraft.axes.sums import Sum, sums
 from torchgraft.axes.terms import Atom, Cat, Term, atoms_of, resolve, size_of
 from torchgraft.axes.trace import Trace
+from torchgraft.fingerprint import Look, look_of
 from torchgraft.network import unwrap
 
 Index = NDArray[np.int64]
@@ -133,7 +134,14 @@ def axis_groups(
     8 [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]
     """
     module = unwrap(module)
-    key = architecture(module, inputs, options)
+    return known_groups(module, look_of(module), inputs, options)
+
+
+def known_groups(
+    module: nn.Module, look: Look | None, inputs: Sequence[Any] | None = None, options: Mapping[str, Any] | None = None
+) -> AxisGroups:
+    """Find the axis groups of a module, as :func:`axis_groups` does, by the look that it has just been read with."""
+    key = architecture(look, inputs, options)
     kept = _KEPT.get(key) if key is not None else None
     if kept is not None:
         return kept

@@ -12,23 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchgraft.axes.fingerprint import UnknownError, fingerprint
 from torchgraft.axes.holes import Candidate, drawn
 from torchgraft.axes.inputs import first_that_runs, real_dtype
 from torchgraft.axes.rules import apply_rules
 from torchgraft.axes.trace import Trace, trace
 from torchgraft.errors import RunError
+from torchgraft.fingerprint import Look, look_of
 
 
 def architecture(
-    module: nn.Module, inputs: Sequence[Any] | None, options: Mapping[str, Any] | None
-) -> tuple[Any, ...] | None:
+    look: Look | None, inputs: Sequence[Any] | None, options: Mapping[str, Any] | None
+) -> tuple[Look, Look] | None:
     """Return all that a run without values depends on, or ``None`` where something in it cannot be compared."""
-    given = tree_map_only(Tensor, _hollow, (None if inputs is None else tuple(inputs), dict(options or {})))
-    try:
-        return fingerprint(module), fingerprint(given)
-    except (UnknownError, RecursionError):  # the attributes of a model may be nested as deeply as they like
+    if look is None:
         return None
+    given = look_of(tree_map_only(Tensor, _hollow, (None if inputs is None else tuple(inputs), dict(options or {}))))
+    return None if given is None else (look, given)
 
 
 def _hollow(tensor: Tensor) -> Tensor:

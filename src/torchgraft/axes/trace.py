@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchgraft.axes.fingerprint import uniform
 from torchgraft.axes.outputs import outputs_of
 from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
 from torchgraft.axes.steps import Step, scale_of, settings_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
 from torchgraft.errors import brief
+from torchgraft.fingerprint import uniform
 from torchgraft.network import unwrap
 
 Axes = tuple[Term, ...]

@@ -34,9 +34,9 @@ from torchgraft._api import Options
 from torchgraft.errors import CheckpointError, SpecError
 from torchgraft.match import MATCHERS
 from torchgraft.names import unique
+from torchgraft.transfer.methods import METHODS
 from torchgraft.transfer.narrowing import NARROWING, RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
-from torchgraft.transfer.planning import METHODS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -201,23 +202,23 @@ def take_units(source: Tensor, out_of: Sequence[Tensor]) -> Tensor:
 
 def put_units(target: Tensor, into: Sequence[Tensor], values: Tensor) -> None:
     """Write values to the places of a target that are given axis by axis."""
-    rest = list(into)
-    for axis, places in enumerate(into):
-        if _is_run(places):
-            target = target.narrow(axis, int(places[0]), len(places))
-            rest[axis] = torch.arange(len(places), device=target.device)
-    scattered = [axis for axis, places in enumerate(into) if places is rest[axis]]
+    runs = {axis for axis, places in enumerate(into) if _is_run(places)}
+    for axis in runs:
+        target = target.narrow(axis, int(into[axis][0]), len(into[axis]))
+    scattered = [axis for axis in range(len(into)) if axis not in runs]
     if not scattered:
         target.copy_(values)
     elif len(scattered) == 1:
-        target.index_copy_(scattered[0], rest[scattered[0]], values.to(target))
+        target.index_copy_(scattered[0], into[scattered[0]], values.to(target))
     else:
-        target[torch.meshgrid(*rest, indexing="ij")] = values.to(target)
+        numbers = (torch.arange(len(one), device=target.device) if a in runs else one for a, one in enumerate(into))
+        target[torch.meshgrid(*numbers, indexing="ij")] = values.to(target)
 
 
 def _is_run(places: Tensor) -> bool:
     """Tell whether places follow each other without a gap."""
-    return len(places) > 0 and bool((places.diff() == 1).all())
+    numbers = places.numpy(force=True)  # a few dozen numbers: faster there than in torch
+    return len(numbers) > 0 and bool(numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all())
 
 
 def _mean(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:

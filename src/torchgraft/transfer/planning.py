@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "Method", "customized", "make_plan"]
+__all__ = ["make_plan"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,137 +10,37 @@ from functools import lru_cache, partial
 
 from torchgraft.axes import AxisGroups
 from torchgraft.couple import Coupled, align, couple
-from torchgraft.errors import PlanError, SpecError, choose
+from torchgraft.errors import PlanError
 from torchgraft.forecast import Forecast
 from torchgraft.kinds import DIMENSIONAL
-from torchgraft.match import MATCHERS, Matcher
 from torchgraft.match.pins import NO_PINS, Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
 from torchgraft.plan import Plan
 from torchgraft.predict import Alike, obstacles
 from torchgraft.records import Element, Layer, Match, Move, Network, Obstacle, Pair, TensorPlan, TensorSpec, Transfer
-from torchgraft.score import SCORERS, Scorer
-from torchgraft.standardize import STANDARDIZERS, Standardizer
-from torchgraft.transfer.narrowing import Narrowing, check_narrowing, narrowing_name
-from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator
+from torchgraft.transfer.methods import Method
+from torchgraft.transfer.narrowing import narrowing_name
 from torchgraft.transfer.parametrized import determined_keys
-from torchgraft.transfer.rules import Context, graft_moves, paper_moves
+from torchgraft.transfer.rules import Context
 
 #: Gives the axis groups of target and source, or the reason why one of them is not known.
 Groups = Callable[[], tuple[AxisGroups, AxisGroups] | str]
-Mover = Callable[[Layer, Layer, Context], Iterator[Move]]
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One choice for every stage. Each may be replaced by a name from the stage's table or by a function.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matched:
+    """Two networks as elements, and which are matched; ``equal`` where the target is the source as it is."""
 
-    ``mixed`` lets blocks meet single layers; ``coupled`` makes all tensors agree on which units are where, and
-    ``narrowing`` decides which are kept where there are fewer.
-    """
-
-    standardize: Standardizer
-    score: Scorer
-    match: Matcher
-    operator: str | Operator
-    moves: Mover
-    exponent: float = 0.5
-    mixed: bool = False
-    coupled: bool = False
-    narrowing: str | Narrowing = "readers"
-
-    def operator_name(self) -> str:
-        """Name of the operator, for a plan that is printed or stored."""
-        return (
-            self.operator if isinstance(self.operator, str) else CUSTOM + getattr(self.operator, "__name__", "operator")
-        )
-
-    def chooses_units(self) -> bool:
-        """Tell whether the units of a group stand in the same places in all its tensors."""
-        return self.coupled and self.operator == "embed"
+    match: Match
+    target: Sequence[Element]
+    source: Sequence[Element]
+    equal: bool
 
 
-#: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
-METHODS: Mapping[str, Method] = {
-    "graft": Method(
-        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True, coupled=True
-    ),
-    "dpiat": Method(STANDARDIZERS["paper"], SCORERS["paper"], MATCHERS["dp"], "clip", paper_moves),
-}  # fmt: skip
-
-
-def customized(
-    method: str,
-    standardizer: str | Standardizer | None = None,
-    scorer: str | Scorer | None = None,
-    matcher: str | Matcher | None = None,
-    operator: str | Operator | None = None,
-    exponent: float | None = None,
-    narrowing: str | Narrowing | None = None,
-) -> Method:
-    """Return the method of that name with the given stages replaced.
-
-    Raises:
-        SpecError: a name is not in its table, the exponent is not between 0 and 1, or a narrowing is given where every
-            tensor is cut for itself.
-    """
-    chosen = choose(METHODS, method, "method")
-    if isinstance(standardizer, str):
-        standardizer = choose(STANDARDIZERS, standardizer, "standardizer")
-    if isinstance(scorer, str):
-        scorer = choose(SCORERS, scorer, "scorer")
-    if isinstance(matcher, str):
-        matcher = choose(MATCHERS, matcher, "matcher")
-    chosen = replace(
-        chosen,
-        standardize=standardizer or chosen.standardize,
-        score=scorer or chosen.score,
-        match=matcher or chosen.match,
-    )
-    if operator is not None:
-        if isinstance(operator, str):
-            choose(OPERATORS, operator, "operator")
-        chosen = replace(chosen, operator=operator)
-    if exponent is not None:
-        if not 0 < exponent < 1:
-            raise SpecError(f"the exponent of f(d) = d**-x must lie between 0 and 1, not be {exponent}")
-        chosen = replace(chosen, exponent=exponent)
-    return chosen if narrowing is None else _narrowed(chosen, narrowing, method)
-
-
-def _narrowed(method: Method, narrowing: str | Narrowing, name: str) -> Method:
-    if isinstance(narrowing, str):
-        check_narrowing(narrowing)
-    if not method.chooses_units():
-        with_operator = "" if method.operator == METHODS[name].operator else f" with operator {method.operator_name()}"
-        raise SpecError(
-            f"{name}{with_operator} cuts every tensor for itself, so no narrowing can be chosen: leave it out, or use "
-            "graft with its own operator"
-        )
-    return replace(method, narrowing=narrowing)
-
-
-Matched = tuple[Match, Sequence[Element], Sequence[Element]]
-
-
-def _matched(target: Network, source: Network, method: Method, pins: Pins, seed: int) -> Matched:
-    elements = method.standardize(target), method.standardize(source)
-    return match_pinned(*elements, method, pins, seed)
-
-
-# The matches made last: two networks are matched once, however many of their models meet.
-_remembered = lru_cache(maxsize=32)(_matched)
-
-
-def _is_pure(method: Method) -> bool:
-    """Tell whether every stage of the matching is one of ours, which give the same match for the same networks."""
-    known: tuple[tuple[object, Mapping[str, object]], ...] = (
-        (method.standardize, STANDARDIZERS),
-        (method.score, SCORERS),
-        (method.match, MATCHERS),
-    )
-    return all(stage in table.values() for stage, table in known)
+def _matched(target: Network, source: Network, method: Method, pins: Pins, seed: int) -> _Matched:
+    match, mine, other = match_pinned(method.standardize(target), method.standardize(source), method, pins, seed)
+    return _Matched(match, mine, other, _equal({pair.target: pair for pair in match.pairs}, _flat(mine), _flat(other)))
 
 
 def make_plan(
@@ -162,42 +62,69 @@ def make_plan(
     than where they are in the source, or where the forecast is asked for; ``alike`` compares buffers for that;
     ``trainable`` leaves new gates as they are.
     """
-    find = _remembered if _is_pure(method) else _matched
-    match, target_elements, source_elements = find(target, source, method, pins, seed)
-    target_layers, source_layers = _flat(target_elements), _flat(source_elements)
-    pairs: Mapping[int, Pair] = {pair.target: pair for pair in match.pairs}
-    placed: dict[int, int] = {}
-    whole = False
-    found = None
-    if groups is not None and method.chooses_units():
-        found = None if _equal(pairs, target_layers, source_layers) else groups()
-    if found is not None and not isinstance(found, str) and pins == NO_PINS:
-        pairs, placed, whole = align(pairs, target_elements, source_elements, found, method.score)
+    pure = method.is_pure()
+    match = (_matched_once if pure else _matched)(target, source, method, pins, seed)
+    found = groups() if groups is not None and method.chooses_units() and not match.equal else None
     mapped = tuple(sorted((labels or {}).items()))
-    context = _context(method.operator_name(), target_layers, source_layers, mapped)
-    owner = owners(pairs) | placed
-    transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
-    _check_labels_used(mapped, transfers, context)
-    coupled = _coupled(transfers, target, found, whole, trainable, narrowing_name(method.narrowing))
+    draft = (_drafted_once if pure else _drafted)(match, target, source, method, pins, mapped, found, trainable)
+    coupled = draft.coupled
+    known = groups if found is None else found
     return Plan(
-        tensors=tuple(_tensor_plans(target, coupled, pins)),
+        tensors=draft.tensors,
         method=name,
         operator=method.operator_name(),
         source=source.name,
         target=target.name,
-        score=match.score,
+        score=match.match.score,
         transfers=coupled.transfers,
-        notes=(*open_places(match, target_elements, source_elements, pins), *coupled.notes),
+        notes=draft.notes,
         labels=mapped,
         maps=coupled.maps,
         settings=coupled.settings,
         fills=coupled.fills,
         passages=coupled.passages,
         followed=coupled.followed,
-        forecast=Forecast(
-            partial(_obstacles, groups if found is None else found, coupled, method.operator_name(), source.tied, alike)
-        ),
+        forecast=Forecast(partial(_obstacles, known, coupled, method.operator_name(), source.tied, alike)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a plan says of the tensors: it follows from the two networks, their axis groups and the choices alone."""
+
+    coupled: Coupled
+    tensors: tuple[TensorPlan, ...]
+    notes: tuple[str, ...]
+
+
+def _drafted(
+    matched: _Matched,
+    target: Network,
+    source: Network,
+    method: Method,
+    pins: Pins,
+    labels: tuple[tuple[int, int], ...],
+    found: tuple[AxisGroups, AxisGroups] | str | None,
+    trainable: bool,
+) -> _Draft:
+    target_layers, source_layers = _flat(matched.target), _flat(matched.source)
+    pairs: Mapping[int, Pair] = {pair.target: pair for pair in matched.match.pairs}
+    placed: dict[int, int] = {}
+    whole = False
+    if found is not None and not isinstance(found, str) and pins == NO_PINS:
+        pairs, placed, whole = align(pairs, matched.target, matched.source, found, method.score)
+    context = _context(method.operator_name(), target_layers, source_layers, labels)
+    owner = owners(pairs) | placed
+    transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
+    _check_labels_used(labels, transfers, context)
+    coupled = _coupled(transfers, target, found, whole, trainable, narrowing_name(method.narrowing))
+    notes = (*open_places(matched.match, matched.target, matched.source, pins), *coupled.notes)
+    return _Draft(coupled, tuple(_tensor_plans(target, coupled, pins)), notes)
+
+
+# The pairs of networks planned last: two are matched and coupled once, however many of their models meet.
+_matched_once = lru_cache(maxsize=32)(_matched)
+_drafted_once = lru_cache(maxsize=32)(_drafted)
 
 
 def _obstacles(

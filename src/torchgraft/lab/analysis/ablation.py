@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torchgraft.lab.analysis.effects import Overall
 from torchgraft.lab.initializations.ours import parse_variant
 from torchgraft.match import MATCHERS
-from torchgraft.transfer.planning import METHODS
+from torchgraft.transfer.methods import METHODS
 
 
 @dataclass(frozen=True, slots=True)

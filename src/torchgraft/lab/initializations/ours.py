@@ -15,9 +15,9 @@ from torchgraft.errors import LabError
 from torchgraft.lab.initializations.start import Start
 from torchgraft.lab.records import Initialized
 from torchgraft.match import MATCHERS
+from torchgraft.transfer.methods import METHODS
 from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
-from torchgraft.transfer.planning import METHODS
 
 #: How variants are written, for help texts.
 VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING]"

@@ -1,8 +1,8 @@
-"""What the run of a model depends on beside its values, as something that can be compared and looked up."""
+"""What a model is beside its values, as something that can be compared and looked up."""
 
 from __future__ import annotations
 
-__all__ = ["UnknownError", "fingerprint", "uniform"]
+__all__ = ["LAZY", "Look", "UnknownError", "fingerprint", "look_of", "uniform"]
 
 import enum
 import types
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+Look = tuple[Any, ...]
 
 
 class UnknownError(Exception):
@@ -30,6 +33,10 @@ _DIRECT = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype)
 _FLAT = _DIRECT | {tuple}
 _FEW = 4096
 
+# Tensors of lazy modules, which have no shape before the first forward pass. Asked for by class: their own isinstance
+# runs in Python, at a microsecond a tensor.
+LAZY = (UninitializedParameter, UninitializedBuffer)
+
 # What nn.Module keeps in every instance, before its own attributes. Those between the first and the last that are not
 # idle are hooks, and the names of buffers that are not stored: they count where there are any.
 _STANDARD = tuple(vars(nn.Module()))
@@ -39,7 +46,15 @@ _FIRST, _LAST = _STANDARD.index(_COUNTING[0]), _STANDARD.index(_COUNTING[-1]) + 
 _OWN = len(_STANDARD)
 
 
-def fingerprint(value: Any) -> tuple[Any, ...]:
+def look_of(value: Any) -> Look | None:
+    """Return the fingerprint of a module or of arguments, ``None`` where something in it cannot be compared."""
+    try:
+        return fingerprint(value)
+    except (UnknownError, RecursionError):  # the attributes of a model may be nested as deeply as they like
+        return None
+
+
+def fingerprint(value: Any) -> Look:
     """Return what a run depends on: of modules their classes, attributes, tensor shapes and uses in several places.
 
     Two fingerprints are equal where two modules compute alike but for the values of their tensors; of buffers that are
@@ -160,6 +175,8 @@ class _Walk:
             for name, tensor in (*parameters.items(), *buffers.items()) if parameters or buffers else ():
                 if tensor is None:
                     found += (name, None)
+                elif tensor.__class__ in LAZY:
+                    raise UnknownError(f"{name} has no shape yet")
                 else:
                     found += (name, seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype)
             if children:
