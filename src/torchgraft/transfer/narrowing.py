@@ -199,6 +199,8 @@ def _members(plan: Plan, values: Callable[[str], Tensor]) -> dict[int, list[Memb
     met: set[tuple[int, str, int, int]] = set()
     for transfer in plan.transfers if left else ():
         for move in transfer.moves:
+            if move.windows is not None:  # arithmetic on two shapes, so nothing is left to choose
+                continue
             for axis, stretch, number in _stretches(move, left):
                 place = number, move.source.key, axis, stretch.out_of
                 if place not in met:
