@@ -19,7 +19,7 @@ from torchgraft.lab.report.document import Document
 from torchgraft.lab.report.latex import latex
 from torchgraft.lab.report.markdown import markdown
 from torchgraft.lab.report.page import page
-from torchgraft.lab.report.plots import draw
+from torchgraft.lab.report.plots import draw, is_ours
 from torchgraft.lab.report.summary import summary
 from torchgraft.lab.report.text import plain_text, tell
 
@@ -101,6 +101,9 @@ def write_report(
 ) -> tuple[Path, ...]:
     """Write the report of an experiment into a folder; return the files, each of which is replaced as a whole.
 
+    Pictures and ``speed.csv`` that an earlier report left there, and that this one has no more, are removed with it;
+    what something else has made stays.
+
     Args:
         experiment: what was to be run.
         rows: what was run; what is missing is told in the report.
@@ -128,7 +131,27 @@ def write_report(
         raise LabError(f"{place} cannot be made: {error.strerror or error}; give another folder") from None
     for name, content in contents:
         atomic_write(place / name, content)
+    _forget(place, {name for name, _ in contents}, formats)
     return tuple(place / name for name, _ in contents)
+
+
+def _forget(folder: Path, written: set[str], formats: Sequence[str]) -> None:
+    """Remove what an earlier report has left in the formats that are written now."""
+    found = [path for path in folder.glob("*.png") if "png" in formats and is_ours(_begin(path))]
+    speed = folder / "speed.csv"
+    if "csv" in formats and _begin(speed).startswith(b"threshold,initialization,"):
+        found.append(speed)
+    for path in found:
+        if path.name not in written:
+            path.unlink(missing_ok=True)
+
+
+def _begin(path: Path) -> bytes:
+    """Return the first bytes of a file, none of one that is not there."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(1024)
 
 
 _SHORT = ("In short", "Effectiveness", "graft over dpiat", "Worse than random", "Explosions", "Missing")

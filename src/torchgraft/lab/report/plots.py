@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["draw", "figures"]
+__all__ = ["draw", "figures", "is_ours"]
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from torchgraft.lab.report.lines import BANDED, draw_curves, draw_similarity, dr
 from torchgraft.lab.report.words import count, interval
 
 Drawing = Callable[[], Any]
+_MARK = "torchgraft lab"  # in every picture, as the software that made it
 
 
 def figures(analysis: Analysis) -> tuple[Figure, ...]:
@@ -37,8 +38,18 @@ def draw(analysis: Analysis) -> dict[str, bytes]:
 
 def _png(figure: Any) -> bytes:
     picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=130, bbox_inches="tight", facecolor="white", metadata={"Software": None})
+    mark = {"Software": _MARK}
+    figure.savefig(picture, format="png", dpi=130, bbox_inches="tight", facecolor="white", metadata=mark)
     return picture.getvalue()
+
+
+def is_ours(picture: bytes) -> bool:
+    """Tell whether a PNG file (its first bytes are enough) was drawn for a report.
+
+    >>> is_ours(b"\\x89PNG another program's")
+    False
+    """
+    return f"Software\0{_MARK}".encode() in picture
 
 
 def _plan(analysis: Analysis) -> Mapping[Figure, Drawing]:

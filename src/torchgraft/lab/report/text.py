@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["plain_text", "tell", "tell_table"]
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-_WIDTH = 120  # of sentences; tables are as wide as they need to be
+_WIDTH = 120  # of sentences; tables in files are as wide as they need to be
+_GAP = 3  # between two columns of a table
 _GAIN, _LOSS = "green", "red"
 
 
@@ -69,11 +71,14 @@ def tell(console: Console, document: Document) -> None:
 
 
 def tell_table(console: Console, table: Table) -> None:
-    """Print one table, as wide as it needs to be, with its note."""
+    """Print one table with its note; where it is wider than the console, in parts one below the other."""
     from rich.text import Text
 
     console.print(Text(table.title, "underline"))
-    console.print(_rich(table, colours=True))
+    for number, part in enumerate(_parts(table, console.width)):
+        if number:
+            console.print()
+        console.print(_rich(part, colours=True))
     console.print(Text(table.note, "dim"), width=min(_WIDTH, console.width))
 
 
@@ -84,6 +89,28 @@ def _paragraphs(section: Section, width: int = _WIDTH) -> Iterator[str]:
 
 def _filled(text: str, first: str = "", next_: str = "", width: int = _WIDTH) -> str:
     return fill(text, width, initial_indent=first, subsequent_indent=next_, break_long_words=False)
+
+
+def _parts(table: Table, width: int) -> Iterator[Table]:
+    """Yield the table in parts that fit ``width``, each with the columns that name its rows and some of the others.
+
+    A column too wide even alone is folded within its cells, as is a table of names alone.
+    """
+    from rich.cells import cell_len
+
+    cells = [(name, *(row[index].text for row in table.rows)) for index, name in enumerate(table.columns)]
+    wide = [_GAP + max(map(cell_len, column)) for column in cells]
+    stubs = range(table.stubs)
+    room = width + _GAP - sum(wide[index] for index in stubs)
+    groups: list[list[int]] = [[]]
+    for index in range(table.stubs, len(wide)):
+        if groups[-1] and sum(wide[other] for other in groups[-1]) + wide[index] > room:
+            groups.append([])
+        groups[-1].append(index)
+    for group in groups:
+        chosen = (*stubs, *group)
+        columns = tuple(table.columns[index] for index in chosen)
+        yield replace(table, columns=columns, rows=tuple(tuple(row[index] for index in chosen) for row in table.rows))
 
 
 def _rich(table: Table, colours: bool) -> RichTable:
