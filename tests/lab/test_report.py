@@ -255,3 +255,66 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="file cannot be made"):
         write_report(*known(), tmp_path / "file", formats=("txt",))
+
+
+def test_what_an_earlier_report_left_goes_and_what_others_made_stays(tmp_path: Path) -> None:
+    asked, rows = known()
+    write_report(asked, rows, tmp_path)
+    theirs = tmp_path / "heat-pump.png"
+    theirs.write_bytes(b"\x89PNG of another program")
+    (tmp_path / "notes.txt").write_text("mine")
+    fewer = replace(asked, initializations=("random", "graft"), thresholds=())
+    left = write_report(fewer, [row for row in rows if row.initialization != "dpiat"], tmp_path, formats=("md",))
+    assert (tmp_path / "heat-dpiat.png").exists() and left == (tmp_path / "report.md",), "only the format written"
+    written = write_report(fewer, [row for row in rows if row.initialization != "dpiat"], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {theirs.name, "notes.txt"}
+    assert not (tmp_path / "speed.csv").exists() and not (tmp_path / "ratio-graft-over-dpiat.png").exists()
+
+
+def test_a_wide_table_is_told_in_parts_and_no_figure_is_folded() -> None:
+    names = ("random", *(f"graft:x=0.{digit}" for digit in range(1, 9)))
+    rows = [row for name in names for row in runs(name, "" if name == "random" else "a", "b", (20.0, 21.0, 22.0))]
+    buffer = StringIO()
+    asked = replace(experiment(("a", "b"), thresholds=(10.0,)), initializations=names, pairs=(("a", "b"),))
+    tell_report(Console(file=buffer, width=80, color_system=None), asked, rows, full=True)
+    lines = buffer.getvalue().splitlines()
+    first = lines.index("Accuracy after the last epoch (random to graft:x=0.6)")
+    parts = lines[first : first + 12]
+    assert [line.split()[:2] for line in parts if line.startswith(("source", "a "))] == [
+        ["source", "target"],
+        ["a", "b"],
+    ] * 2, "the columns that name a row are repeated"
+    assert sum(line.count("21.00 ± 1.00") for line in parts) == 7, "seven figures, each in one piece"
+    assert all(len(line.rstrip()) <= 80 for line in parts)
+
+
+def test_runs_on_other_images_are_not_compared_in_silence() -> None:
+    asked, rows = known()
+    told = plain_text(build(analyse(asked, rows), "command"))
+    assert "not comparable" not in told
+    seen = [replace(row, setting={**row.setting, "data": "one", "files": {"w.pt": "1"}}) for row in rows]
+    seen[-1] = replace(seen[-1], setting={**seen[-1].setting, "data": "two"})
+    told = " ".join(plain_text(build(analyse(asked, seen), "command")).split())
+    assert "The runs are not comparable: images of digits changed between them." in told
+    seen[0] = replace(seen[0], setting={**seen[0].setting, "data": "two", "files": {"w.pt": "2"}})
+    told = " ".join(plain_text(build(analyse(asked, seen), "command")).split())
+    assert "images of digits, w.pt changed between them." in told
+
+
+def test_gradients_far_beyond_random_are_told() -> None:
+    asked, rows = known()
+    told = " ".join(plain_text(build(analyse(asked, _steep(rows, 9.0)), "command")).split())
+    assert "No run exploded. graft" not in told and "No run exploded." in told and "times as large" not in told
+    told = " ".join(plain_text(build(analyse(asked, _steep(rows, 21.0)), "command")).split())
+    assert "In 1 run (graft 1) a gradient was more than 10 times as large as any of the same target" in told
+    assert "graft 6 2 21 1 a → b seed 0, then 30.00 %" in told
+
+
+def _steep(rows: list[Row], most: float) -> list[Row]:
+    """Give every run gradients of 2, and the first of graft one of ``most``."""
+    first = next(row.key for row in rows if row.initialization == "graft")
+    norms = {row.key: most if row.key == first else 2.0 for row in rows}
+    return [
+        replace(row, curve=(row.curve[0], *(replace(point, gradient=norms[row.key]) for point in row.curve[1:])))
+        for row in rows
+    ]

@@ -1,4 +1,5 @@
-"""Rows → figures: effectiveness, significance, correlation with similarity, speed-up, curves, ablation."""
+"""Rows → figures: effectiveness, significance, correlation with similarity, speed-up, curves, gradients,
+ablation."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from torchgraft.lab.analysis.effects import (
     effects,
     overalls,
 )
+from torchgraft.lab.analysis.gradients import Gradients, gradients
 from torchgraft.lab.analysis.runs import Case, Missing, Runs, collect, frame, rows_of, run_lines
 from torchgraft.lab.analysis.significance import Pooled, Verdict, pooled, verdicts
 from torchgraft.lab.analysis.similarity import Band, Correlation, Point, bands, correlations, points
@@ -34,6 +36,7 @@ __all__ = [
     "Curve",
     "Effect",
     "Estimate",
+    "Gradients",
     "Missing",
     "Overall",
     "Point",
@@ -75,6 +78,7 @@ class Analysis:
     pair_curves: tuple[Curve, ...]
     target_curves: tuple[Curve, ...]
     ablation: tuple[Variant, ...]
+    gradients: tuple[Gradients, ...]
 
 
 def analyse(experiment: Experiment, rows: Sequence[Row], seed: int = 0) -> Analysis:
@@ -112,4 +116,5 @@ def analyse(experiment: Experiment, rows: Sequence[Row], seed: int = 0) -> Analy
         pair_curves=pair_curves(runs),
         target_curves=target_curves(runs),
         ablation=ablation(whole),
+        gradients=gradients(runs),
     )

@@ -11,7 +11,7 @@ from torchgraft.lab.records import Data, Experiment, Recipe
 from torchgraft.lab.report import effect_tables as effect
 from torchgraft.lab.report import other_tables as other
 from torchgraft.lab.report.document import Document, Figure, Section, Table, grid_row
-from torchgraft.lab.report.findings import compared, findings, settings
+from torchgraft.lab.report.findings import compared, findings, large_gradients, settings
 from torchgraft.lab.report.plots import figures
 from torchgraft.lab.report.words import NONE, count
 
@@ -132,7 +132,8 @@ def _time(analysis: Analysis) -> Section:
 def _explosions(analysis: Analysis) -> Section:
     number = len(analysis.runs.exploded)
     told = f"{count(number, 'run')} exploded." if number else "No run exploded."
-    return Section("Explosions", (told,), _filled(other.explosion_table(analysis)))
+    tables = _filled(other.explosion_table(analysis), other.gradient_table(analysis))
+    return Section("Explosions", (f"{told} {large_gradients(analysis)}".rstrip(),), tables)
 
 
 def _missing(analysis: Analysis) -> Section:

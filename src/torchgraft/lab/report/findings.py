@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["findings", "settings"]
+__all__ = ["compared", "findings", "large_gradients", "settings"]
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchgraft.lab.analysis import Analysis, Case, Comparison, Overall
+from torchgraft.lab.analysis.gradients import FAR
 from torchgraft.lab.report.words import count, interval, listed, number, p_value, pair
 
 _NAMED = 10  # so many pairs are named in a sentence
@@ -20,7 +21,7 @@ def findings(analysis: Analysis) -> tuple[str, ...]:
     told = _watched(analysis)
     told += [_against_random(analysis, whole) for whole in analysis.overalls]
     told += _similarity(analysis)
-    told += [_caution(analysis), _missing(analysis), _exploded(analysis)]
+    told += [_caution(analysis), *_unlike(analysis), _missing(analysis), _exploded(analysis)]
     return tuple(told)
 
 
@@ -36,9 +37,10 @@ def compared(found: Comparison) -> str:
     lost = f" Undefined, as {found.second} reached 0 %: " if found.undefined else ""
     lost += ", ".join(pair(*names) for names in found.undefined) + "." if found.undefined else ""
     pairs = len(found.ratios) + len(found.undefined)
+    held = " (95 % interval by bootstrap over pairs)" if found.mean and found.mean.low is not None else ""
     return (
         f"{found.first} over {found.second}: mean ratio of accuracies {interval(found.mean, 3)} over "
-        f"{count(len(found.ratios), 'pair')} (95 % interval by bootstrap over pairs), geometric mean "
+        f"{count(len(found.ratios), 'pair')}{held}, geometric mean "
         f"{number(found.geometric, 3)}; {found.first} is ahead on {found.wins} of {pairs}, Wilcoxon p "
         f"{_is(found.p)}.{lost}"
     )
@@ -90,9 +92,9 @@ def _similarity(analysis: Analysis) -> list[str]:
         told.append(
             f"Similarity ({found.measure}) against effectiveness of {found.initialization}: r = "
             f"{interval(found.pearson)}, ρ = {interval(found.spearman)} over {count(found.pairs, 'pair')}. Mean "
-            f"effectiveness by similarity: {'; '.join(parts)}. (The authors saw gains above 0.6 and losses below 0.45.)"
+            f"effectiveness by similarity: {'; '.join(parts)}."
         )
-    return told
+    return [*told, "The authors saw gains above a similarity of 0.6 and losses below 0.45."] if told else []
 
 
 def _caution(analysis: Analysis) -> str:
@@ -107,6 +109,24 @@ def _caution(analysis: Analysis) -> str:
         "only large and steady differences, so “not significant” is no proof of equality; the tests pooled over pairs "
         "say more."
     )
+
+
+def _unlike(analysis: Analysis) -> list[str]:
+    """Warn where runs that are compared saw different images, or took different contents from one file."""
+    rows = [row for rows in analysis.runs.by_case.values() for row in rows]
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        if "data" in row.setting:
+            seen.setdefault(f"images of {analysis.runs.experiment.data.name}", set()).add(str(row.setting["data"]))
+        for path, content in row.setting.get("files", {}).items():
+            seen.setdefault(path, set()).add(str(content))
+    changed = [name for name, contents in seen.items() if len(contents) > 1]
+    if not changed:
+        return []
+    return [
+        f"The runs are not comparable: {', '.join(changed)} changed between them. The store knows files by their "
+        "names: repeat the experiment in a new store."
+    ]
 
 
 def _missing(analysis: Analysis) -> str:
@@ -126,11 +146,27 @@ def _missing(analysis: Analysis) -> str:
 
 def _exploded(analysis: Analysis) -> str:
     rows = analysis.runs.exploded
+    large = large_gradients(analysis)
     if not rows:
-        return "No run exploded."
+        return f"No run exploded. {large}".rstrip()
     by_name = Counter("source" if row.kind == "source" else row.initialization for row in rows)
     parts = ", ".join(f"{name} {number}" for name, number in by_name.items())
-    return f"{count(len(rows), 'run')} exploded ({parts}); they count as they were last measured, and are listed below."
+    return (
+        f"{count(len(rows), 'run')} exploded ({parts}); they count as they were last measured, and are listed "
+        f"below. {large}"
+    ).rstrip()
+
+
+def large_gradients(analysis: Analysis) -> str:
+    """Say in how many runs a gradient was far beyond random's and yet finite; nothing where it was in none."""
+    counts = {found.initialization: len(found.far) for found in analysis.gradients if found.far}
+    if not counts:
+        return ""
+    parts = ", ".join(f"{name} {number}" for name, number in counts.items())
+    return (
+        f"In {count(sum(counts.values()), 'run')} ({parts}) a gradient was more than {FAR:g} times as large as any of "
+        "the same target from random initialization."
+    )
 
 
 def settings(analysis: Analysis) -> dict[str, tuple[tuple[str, int], ...]]:

@@ -8,6 +8,7 @@ __all__ = [
     "correlation_table",
     "curve_table",
     "explosion_table",
+    "gradient_table",
     "missing_table",
     "source_table",
     "speed_summary_table",
@@ -17,9 +18,10 @@ __all__ = [
 from collections.abc import Sequence
 
 from torchgraft.lab.analysis import Accuracy, Analysis, Case, Speed, Time
+from torchgraft.lab.analysis.gradients import FAR, largest
 from torchgraft.lab.analysis.runs import RANDOM
 from torchgraft.lab.report.document import Cell, Table, cell, grid_row
-from torchgraft.lab.report.words import NONE, count, interval, number, p_value, spread, tone
+from torchgraft.lab.report.words import NONE, count, interval, norm, number, p_value, pair, spread, tone
 
 _WIDE = 7  # columns of initializations side by side; more go into a further table
 _MEASURES = (("last", "after the last epoch"), ("best", "at the best epoch"), ("zero_shot", "before any training"))
@@ -169,9 +171,13 @@ def _speed_table(analysis: Analysis, threshold: float, names: Sequence[str]) -> 
         f"before any training. n = {count(len(analysis.runs.experiment.seeds), 'seed')}; steps and seconds stand in "
         "speed.csv."
     )
-    return Table(
-        f"Epochs to {threshold:g} % accuracy", ("source", "target", RANDOM, *names), tuple(rows), note, stubs=2
+    more = (
+        f" ({names[0]} to {names[-1]})"
+        if len(names) < len({speed.time.case.initialization for speed in analysis.speeds})
+        else ""
     )
+    columns = ("source", "target", RANDOM, *names)
+    return Table(f"Epochs to {threshold:g} % accuracy{more}", columns, tuple(rows), note, stubs=2)
 
 
 _RELATIONS = {"=": "", "at least": "≥ ", "at most": "≤ "}
@@ -241,6 +247,25 @@ def explosion_table(analysis: Analysis) -> Table:
         "n = 1 run per line. Such a run keeps its curve up to there, and its accuracy counts as it was last measured."
     )
     return Table("Exploded runs", columns, tuple(rows), note, stubs=7)
+
+
+def gradient_table(analysis: Analysis) -> Table:
+    """Return how large the gradients of every initialization became, and the runs far beyond random's."""
+    rows = []
+    for found in analysis.gradients:
+        worst = max(found.far, key=lambda row: largest(row) or 0.0, default=None)
+        named = (
+            f"{pair(worst.source, worst.network)} seed {worst.seed}, then {number(worst.accuracy)} %" if worst else NONE
+        )
+        figures = (found.runs, norm(found.median), norm(found.largest), len(found.far), named)
+        rows.append(grid_row((found.initialization, *figures)))
+    note = (
+        "The largest norm of the gradient over all steps of a run: median and maximum over runs. far: runs beyond "
+        f"{FAR:g} times the largest of the same target from random initialization; the largest of them is named, with "
+        "its accuracy after the last epoch. Every epoch's stands in the store, every run's in runs.csv."
+    )
+    columns = ("initialization", "runs", "median", "maximum", "far", "farthest, and its accuracy")
+    return Table("Largest gradients", columns, tuple(rows), note)
 
 
 def missing_table(analysis: Analysis) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MARKS", "NONE", "count", "interval", "listed", "number", "p_value", "pair", "spread", "tone"]
+__all__ = ["MARKS", "NONE", "count", "interval", "listed", "norm", "number", "p_value", "pair", "spread", "tone"]
 
 import math
 from collections.abc import Sequence
@@ -28,6 +28,15 @@ def number(value: float | None, digits: int = 2) -> str:
         return NONE
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def norm(value: float | None) -> str:
+    """Format a norm, which may be of any size, in three digits.
+
+    >>> norm(0.01234), norm(56.3), norm(151955.7), norm(None)
+    ('0.0123', '56.3', '1.52e+05', '–')
+    """
+    return NONE if value is None else f"{value:.3g}"
 
 
 def spread(value: float | None, deviation: float | None, digits: int = 2) -> str:
