@@ -214,12 +214,13 @@ def test_a_built_in_experiment_is_told_with_the_options_that_changed_it() -> Non
     base = EXPERIMENTS["digits-pairs"]()
     assert _command(base, Path("s")) == "torchgraft lab run digits-pairs"
     options = {"data": "npz:a b.npz", "size": 16, "train": None, "test": None, "epochs": 2, "source_epochs": 3}
+    options = {**options, "thresholds": (60.0, 70.0)}
     changed = _changed(base, {**options, "seeds": 2, "initializations": ("random", "graft:dp")})
     assert changed.source_data is not None and changed.source_data.name == "npz:a b.npz"
     assert changed.source_recipe.horizon == 3
     assert _command(changed, Path("s")) == (
         "torchgraft lab run digits-pairs --data 'npz:a b.npz' --size 16 --epochs 2 --source-epochs 3 --seeds 2 "
-        "--initialization random --initialization graft:dp"
+        "--initialization random --initialization graft:dp --threshold 60.0 --threshold 70.0"
     )
     other = replace(base, recipe=replace(base.recipe, rate=1.0), seeds=(5,))
     assert _command(other, Path("s")) == "torchgraft lab run s/experiments/digits-pairs.json", "no option says that"
@@ -277,6 +278,8 @@ def test_what_cannot_be_done_is_refused_before_the_work(models: str, arguments: 
         ("fixed", [], "with (2, 7), not (2, 10): let the factory take num_classes"),
         ("gone", [], "gone"),
         ("large", ["--weights", "gone.pth"], "gone.pth does not exist"),
+        ("large", ["-i", "random", "-i", "pretrained:gone.pth"], "gone.pth does not exist"),
+        ("large", ["-i", "random", "-i", "predicted:gone.npz"], "gone.npz does not exist"),
         ("large", ["--store", "grid.toml"], "grid.toml is a file, where the lab needs a folder"),
         ("large", ["--device", "cuda"], "there is no GPU here that torch can use"),
     ],

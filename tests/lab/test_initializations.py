@@ -445,6 +445,21 @@ class TestFiles:
         assert done.coverage == parameters / (parameters + 17)
         assert done.note == "5 of 8 tensors predicted"
 
+    def test_a_folder_of_predictions_gives_each_target_its_own(self, tmp_path) -> None:
+        for width in (6, 8):
+            save_file(lively(convnet(width), 1).state_dict(), tmp_path / f"{width}.safetensors")
+        (tmp_path / "notes.txt").write_text("made with GHN-3")
+        for width in (6, 8):
+            target = lively(convnet(width))
+            initialize(f"predicted:{tmp_path}", None, target, seed=0)
+            wanted = lively(convnet(width), 1).state_dict()
+            assert all(torch.equal(tensor, wanted[key]) for key, tensor in target.state_dict().items())
+        with pytest.raises(LabError, match=r"has no prediction for this target: .*6\.safetensors predicts"):
+            initialize(f"predicted:{tmp_path}", None, lively(convnet(7)), seed=0)
+        save_file(lively(convnet(8)).state_dict(), tmp_path / "again.safetensors")
+        with pytest.raises(LabError, match="both fit this target: leave one"):
+            initialize(f"predicted:{tmp_path}", None, lively(convnet(8)), seed=0)
+
     @pytest.mark.parametrize(
         ("key", "shape", "message"),
         [

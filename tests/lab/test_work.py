@@ -255,3 +255,15 @@ def test_the_setting_tells_the_commit_of_a_checkout_and_none_of_an_installed_pac
     assert setting_module._commit.__wrapped__() == ("", False)
     monkeypatch.setenv("PATH", "")
     assert setting_module._git(tmp_path, "status") is None
+
+
+def test_a_row_tells_the_contents_of_the_files_that_it_started_from(tmp_path: Path) -> None:
+    path = tmp_path / "narrow.safetensors"
+    save_file(build(GRID.networks["narrow"], 10).state_dict(), path)
+    grid = replace(GRID, sources=(Source("narrow", "narrow", str(path)),), initializations=("random", "graft"))
+    tasks = {task.initialization: task for task in tasks_of(grid)[1]}
+    assert work(tasks["random"]).row.setting["files"] == {}
+    first = work(tasks["graft"]).row.setting["files"]
+    assert list(first) == [str(path)] and len(first[str(path)]) == 64
+    save_file(build(GRID.networks["narrow"], 10, seed=1).state_dict(), path)
+    assert work(tasks["graft"]).row.setting["files"] != first

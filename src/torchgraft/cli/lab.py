@@ -24,7 +24,7 @@ from torchgraft.cli.terminal import emit, plain, results, say, stdout_console
 from torchgraft.errors import LabError, choose
 
 if TYPE_CHECKING:
-    from torchgraft.lab.records import Experiment
+    from torchgraft.lab.records import Experiment, Task
     from torchgraft.lab.store import Store
 
 _STORES = Path("lab-runs")
@@ -65,6 +65,14 @@ def lab(context: click.Context) -> None:
 @click.option("--epochs", type=click.IntRange(0), help="Length of the targets' runs.")
 @click.option("--source-epochs", type=click.IntRange(1), help="Length of the sources' runs, and of their cosine.")
 @click.option("--seeds", type=click.IntRange(1), help="How often every run is repeated.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=click.FloatRange(0, 100, min_open=True),
+    multiple=True,
+    metavar="PERCENT",
+    help="Report the time to this accuracy.",
+)
 @click.option("-i", "--initialization", "initializations", multiple=True, metavar="NAME", help="Compare these alone.")
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Where runs are kept.  [default: lab-runs/NAME]"
@@ -201,6 +209,7 @@ def _rehearse(experiment: Experiment, folder: Path, device: str) -> None:
     from torchgraft.lab.store import Store
     from torchgraft.lab.tasks import tasks_of
     from torchgraft.lab.weights import load_network
+    from torchgraft.lab.work import start
 
     done = Store(folder, create=False) if folder.is_dir() else ()
     left = [task for tasks in tasks_of(experiment) for task in tasks if task.key not in done]
@@ -214,9 +223,19 @@ def _rehearse(experiment: Experiment, folder: Path, device: str) -> None:
     given = ((task.source_spec, task.source.weights) for task in left if task.source and task.source.weights)
     for spec, weights in dict.fromkeys(given):
         load_network(spec, weights)
+    # Equal but for the seed; the library's own weights (`pretrained` alone) may have to be downloaded, by the run.
+    filed = {(task.spec, task.initialization, task.weights): task for task in left if _reads_file(task)}
+    for task in filed.values():
+        start(task, b"", build(task.spec, images[task.data].classes))
     for note in dict.fromkeys(opened.note for data, opened in images.items() if data.name != "digits"):
         if note:  # of the bundled digits everybody is told in the documentation
             say("warning", note)
+
+
+def _reads_file(task: Task) -> bool:
+    """Tell whether a run starts from a file of the target's own weights."""
+    name, _, argument = task.initialization.partition(":")
+    return bool(task.weights or argument) and task.weights != "pretrained" and name in ("pretrained", "predicted")
 
 
 def _joined(error: LabError) -> str:
@@ -289,6 +308,8 @@ def _changed(wanted: Experiment, given: dict[str, Any]) -> Experiment:
         wanted = replace(wanted, seeds=tuple(range(given["seeds"])))
     if given["initializations"]:
         wanted = replace(wanted, initializations=given["initializations"])
+    if given["thresholds"]:
+        wanted = replace(wanted, thresholds=given["thresholds"])
     return wanted
 
 
@@ -369,6 +390,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "source_epochs": experiment.source_recipe.epochs,
         "seeds": len(experiment.seeds),
         "initializations": experiment.initializations,
+        "thresholds": experiment.thresholds,
     }
 
 

@@ -215,6 +215,21 @@ def _paper_pairs() -> Experiment:
     )
 
 
+def _paper_pretrained() -> Experiment:
+    recipe = Recipe(rate=1e-3, final_rate=1e-4, precision="amp-bf16")  # the paper's rate for what ImageNet has trained
+    return _grid(
+        "paper-pretrained",
+        "The paper's nine networks from their ImageNet weights, all 72 pairs, full CIFAR-100",
+        PAPER,
+        ("random", "pretrained", "dpiat", "graft"),
+        data=Data("npz:lab-data/cifar100.npz", size=64, normalize="imagenet"),
+        recipe=recipe,
+        sources=tuple(Source(name, name, "pretrained") for name in PAPER),
+        pretrained=dict.fromkeys(PAPER, "pretrained"),
+        thresholds=(20.0, 40.0, 60.0),
+    )
+
+
 def _paper_ablation() -> Experiment:
     pairs = tuple((source, target) for target, sources in _PAPER_ABLATION.items() for source in sources)
     wanted = replace(_paper_pairs(), name="paper-ablation", title="Operators × matchers on the paper's 20 pairs")
@@ -235,6 +250,7 @@ EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     "cifar100-growth": _cifar100_growth,
     "flowers-pretrained": _flowers_pretrained,
     "paper-pairs": _paper_pairs,
+    "paper-pretrained": _paper_pretrained,
     "paper-ablation": _paper_ablation,
     "paper-long": _paper_long,
 }

@@ -66,8 +66,13 @@ class _Pace:
         self._before = before
         self._began = time.monotonic()
 
-    def left(self, done: int) -> float:
-        """Return the seconds that are left when ``done`` of all runs are there."""
+    def left(self, done: int, finished: Finished) -> float:
+        """Return the seconds that are left when ``done`` of all runs are there, the newest of them being this.
+
+        The start of the workers, before the first run, is not counted: it does not come again.
+        """
+        if done - self._before <= 1 and not isinstance(finished.result, Failure):
+            self._began = max(self._began, time.monotonic() - finished.result.row.seconds)
         each = (time.monotonic() - self._began) / max(1, done - self._before)
         return each * (self._total - done)
 
@@ -91,7 +96,7 @@ class _Bar:
     def step(self, finished: Finished, done: int) -> None:
         if isinstance(finished.result, Failure):
             self.say(_result(finished))
-        until = time.monotonic() + self._pace.left(done)
+        until = time.monotonic() + self._pace.left(done, finished)
         self._bar.update(self._task, completed=done, description=describe(finished.task), until=until)
 
     def say(self, text: str) -> None:
@@ -113,7 +118,7 @@ class _Lines:
         if now - self._last < _EVERY and done < self._total and not isinstance(finished.result, Failure):
             return
         self._last = now
-        left = f", about {_duration(self._pace.left(done))} left" if done < self._total else ""
+        left = f", about {_duration(self._pace.left(done, finished))} left" if done < self._total else ""
         self.say(f"{done}/{self._total}{left}: {_result(finished)}")
 
     def say(self, text: str) -> None:

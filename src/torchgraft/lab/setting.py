@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["setting"]
+__all__ = ["contents", "setting"]
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,26 @@ def setting(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }
+
+
+def contents(paths: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files among ``paths``, which a run's key knows by their names alone.
+
+    >>> contents(["", "pretrained", "no/such.file"])
+    {}
+    """
+    return {path: _digest(path, *_state(path)) for path in dict.fromkeys(paths) if path and Path(path).is_file()}
+
+
+def _state(path: str) -> tuple[int, int]:
+    state = Path(path).stat()
+    return state.st_mtime_ns, state.st_size
+
+
+@functools.lru_cache(maxsize=32)  # a checkpoint of some hundred megabytes serves many runs
+def _digest(path: str, changed: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

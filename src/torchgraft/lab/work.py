@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["work"]
+__all__ = ["start", "work"]
 
 import dataclasses
 import time
@@ -18,7 +18,7 @@ from torchgraft.lab.data import open_data
 from torchgraft.lab.initializations import initialize, load_pretrained
 from torchgraft.lab.networks import build, check_answers
 from torchgraft.lab.records import Epoch, Initialized, Outcome, Row, Task
-from torchgraft.lab.setting import setting
+from torchgraft.lab.setting import contents, setting
 from torchgraft.lab.training import Trained, train
 from torchgraft.lab.weights import load_network, read_state, write_state
 
@@ -57,9 +57,14 @@ def work(
         seed = task.seed + (_SOURCE_SEED if task.kind == "source" else 0)
         network = build(task.spec, images.classes, seed)
         check_answers(task.spec, network, images.classes, task.data.size, seed)
-        start = _start(task, weights, network)
+        began = start(task, weights, network)
         trained = train(network, images, task.recipe, seed=seed, device=device, tick=tick)
-        described = {**setting(device), "data": images.fingerprint, "note": images.note}
+        described = {
+            **setting(device),
+            "data": images.fingerprint,
+            "note": images.note,
+            "files": contents(_files(task)),
+        }
     row = Row(
         key=task.key,
         kind=task.kind,
@@ -69,7 +74,7 @@ def work(
         seed=task.seed,
         task=dataclasses.asdict(task),
         curve=trained.curve,
-        start=start,
+        start=began,
         exploded=trained.exploded,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         seconds=time.perf_counter() - begun,
@@ -79,7 +84,13 @@ def work(
     return Outcome(row, _weights_of(task, trained))
 
 
-def _start(task: Task, weights: bytes, target: nn.Module) -> Initialized:
+def _files(task: Task) -> tuple[str, ...]:
+    """Return what may be a file of weights in a task: the source's, the target's own, an initialization's argument."""
+    argument = task.initialization.partition(":")[2]
+    return (task.source.weights if task.source else "", task.weights, argument)
+
+
+def start(task: Task, weights: bytes, target: nn.Module) -> Initialized:
     """Initialize the target as the task says."""
     if task.weights and task.weights != "pretrained":
         return load_pretrained(target, task.weights)

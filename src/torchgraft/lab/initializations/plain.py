@@ -6,6 +6,7 @@ __all__ = ["load_pretrained", "name_shape", "parse_file", "predicted", "pretrain
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torchgraft.transfer.apply import stored_tensors
 
 # Left out by many exporters, and of no effect beside a momentum.
 _OPTIONAL = "num_batches_tracked"
+_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".npz")  # of files with predicted parameters, in a folder
 
 
 def random(start: Start) -> Initialized:
@@ -53,7 +55,7 @@ def parse_file(argument: str) -> str:
         LabError: there is none.
     """
     if not argument:
-        raise LabError("the name of a file is missing: write predicted:FILE")
+        raise LabError("the name of a file is missing: write predicted:FILE, or predicted:FOLDER of one file a target")
     return argument
 
 
@@ -87,20 +89,43 @@ def predicted(start: Start) -> Initialized:
     """Take the parameters that GHN-2 or GHN-3 predicted for this target from a file made with those packages.
 
     (Graph HyperNetworks, arXiv:2110.13100, arXiv:2303.04143.) They predict no normalization statistics, and need not
-    predict everything: what the file does not hold stays as initialized, and the coverage says so.
+    predict everything: what the file does not hold stays as initialized, and the coverage says so. Of a folder, one
+    file for each target, the one that fits is taken.
 
     Raises:
-        LabError: a tensor of the file has no place in the target, or another shape there; nothing is written then.
+        LabError: a tensor of the file has no place in the target, or another shape there, or not one file of the folder
+            fits; nothing is written then.
         CheckpointError: the file cannot be read.
     """
-    path = parse_file(start.argument)
     tensors = stored_tensors(unwrap(start.target))
+    path = _fitting(parse_file(start.argument), tensors)
     with open_table(path) as table:
         _check_fit(path, table.infos(), tensors)
         values = {key: table.load(key) for key in table.infos()}
     _fill(tensors, values)
     note = f"{len(values)} of {len(tensors)} tensors predicted"
     return Initialized(counted(unwrap(start.target), values), hashed(values), note=note)
+
+
+def _fitting(path: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the path of a file, or of the one file in a folder that was predicted for a network of these tensors."""
+    if not Path(path).is_dir():
+        return path
+    files = sorted(str(file) for file in Path(path).iterdir() if file.suffix in _ENDINGS)
+    faults: dict[str, str] = {}
+    for file in files:
+        with open_table(file) as table:
+            try:
+                _check_fit(file, table.infos(), tensors)
+            except LabError as error:
+                faults[file] = str(error)
+    fitting = [file for file in files if file not in faults]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise LabError(f"{path}: {' and '.join(fitting[:2])} both fit this target: leave one")
+    reason = next(iter(faults.values()), f"it holds no file that ends in {', '.join(_ENDINGS)}")
+    raise LabError(f"{path} has no prediction for this target: {reason}")
 
 
 def _check_fit(path: str, infos: Mapping[str, TensorInfo], tensors: Mapping[str, Tensor]) -> None:
