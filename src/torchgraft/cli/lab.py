@@ -21,10 +21,10 @@ from rich.text import Text
 
 from torchgraft.cli.options import quiet_option
 from torchgraft.cli.terminal import emit, plain, results, say, stdout_console
-from torchgraft.errors import LabError, choose
+from torchgraft.errors import LabError
 
 if TYPE_CHECKING:
-    from torchgraft.lab.records import Experiment, Task
+    from torchgraft.lab.records import Experiment
     from torchgraft.lab.store import Store
 
 _STORES = Path("lab-runs")
@@ -115,6 +115,7 @@ def run(
     _check_options(engine, given)
     _need_packages()
     from torchgraft.lab.engines import Options
+    from torchgraft.lab.rehearsal import rehearse
     from torchgraft.lab.run import run_experiment
 
     wanted = _wanted(experiment, given)
@@ -125,7 +126,8 @@ def run(
     seconds = None if budget is None else 60 * budget
     with contextlib.redirect_stdout(sys.stderr):  # what a user's own networks print is no result
         if engine != "ray":  # whose machines may have what this one has not
-            _rehearse(wanted, folder, given["device"])
+            for note in rehearse(wanted, folder, given["device"]):
+                say("warning", note)
         try:
             summary = run_experiment(wanted, folder, engine=engine, options=options, console=console, budget=seconds)
         except LabError as error:
@@ -199,43 +201,6 @@ def _check_options(engine: str, given: Mapping[str, Any]) -> None:
     ):
         if given[option] and not used:
             raise click.UsageError(f"--{option.replace('_', '-')} is for {where}", click.get_current_context())
-
-
-def _rehearse(experiment: Experiment, folder: Path, device: str) -> None:
-    """Find what would make every run fail before the first one, and before anything is written."""
-    from torchgraft.lab.data import AUGMENTATIONS, open_data
-    from torchgraft.lab.engines.jobs import gpus_here
-    from torchgraft.lab.networks import build
-    from torchgraft.lab.store import Store
-    from torchgraft.lab.tasks import tasks_of
-    from torchgraft.lab.weights import load_network
-    from torchgraft.lab.work import start
-
-    done = Store(folder, create=False) if folder.is_dir() else ()
-    left = [task for tasks in tasks_of(experiment) for task in tasks if task.key not in done]
-    if left and device == "cuda":
-        gpus_here()
-    for augment in dict.fromkeys(task.recipe.augment for task in left):
-        choose(AUGMENTATIONS, augment, "augmentation")
-    images = {data: open_data(data) for data in dict.fromkeys(task.data for task in left)}
-    for data, spec in dict.fromkeys((task.data, task.spec) for task in left):
-        build(spec, images[data].classes, size=data.size)
-    given = ((task.source_spec, task.source.weights) for task in left if task.source and task.source.weights)
-    for spec, weights in dict.fromkeys(given):
-        load_network(spec, weights)
-    # Equal but for the seed; the library's own weights (`pretrained` alone) may have to be downloaded, by the run.
-    filed = {(task.spec, task.initialization, task.weights): task for task in left if _reads_file(task)}
-    for task in filed.values():
-        start(task, b"", build(task.spec, images[task.data].classes))
-    for note in dict.fromkeys(opened.note for data, opened in images.items() if data.name != "digits"):
-        if note:  # of the bundled digits everybody is told in the documentation
-            say("warning", note)
-
-
-def _reads_file(task: Task) -> bool:
-    """Tell whether a run starts from a file of the target's own weights."""
-    name, _, argument = task.initialization.partition(":")
-    return bool(task.weights or argument) and task.weights != "pretrained" and name in ("pretrained", "predicted")
 
 
 def _joined(error: LabError) -> str:

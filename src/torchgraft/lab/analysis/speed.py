@@ -50,6 +50,11 @@ class Speed:
     relation: Relation
     value: float | None
 
+    @property
+    def faster(self) -> bool:
+        """Whether the accuracy is reached earlier than from random, as far as is known."""
+        return self.relation == "at once" or (self.relation in ("=", "at least") and (self.value or 0.0) > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class SpeedSummary:

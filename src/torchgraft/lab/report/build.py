@@ -124,7 +124,10 @@ def _similarity(analysis: Analysis, pictures: tuple[Figure, ...]) -> Section:
 
 def _time(analysis: Analysis) -> Section:
     if not analysis.runs.experiment.thresholds:
-        return Section("Time to a fixed accuracy", ("The experiment names no thresholds of accuracy.",))
+        return Section(
+            "Time to a fixed accuracy",
+            ("The experiment names no accuracy: --threshold does, or thresholds in its file.",),
+        )
     tables = (*_filled(other.speed_summary_table(analysis)), *other.speed_tables(analysis))
     return Section("Time to a fixed accuracy", tables=tables)
 

@@ -20,7 +20,7 @@ def findings(analysis: Analysis) -> tuple[str, ...]:
     """Return the main results, one sentence or two each."""
     told = _watched(analysis)
     told += [_against_random(analysis, whole) for whole in analysis.overalls]
-    told += _similarity(analysis)
+    told += [*_zero_shot(analysis), *_times(analysis), *_similarity(analysis)]
     told += [_caution(analysis), *_unlike(analysis), _missing(analysis), _exploded(analysis)]
     return tuple(told)
 
@@ -75,6 +75,23 @@ def _against_random(analysis: Analysis, whole: Overall) -> str:
 def _first(cases: Sequence[Case]) -> str:
     more = f" and {len(cases) - _NAMED} more (all stand in the table)" if len(cases) > _NAMED else ""
     return listed(cases[:_NAMED]) + more
+
+
+def _zero_shot(analysis: Analysis) -> list[str]:
+    before = [f"{curve.initialization} {number(curve.means[0], 1)} %" for curve in analysis.pair_curves]
+    return [f"Accuracy before any training, mean over pairs: {', '.join(before)}."] if before else []
+
+
+def _times(analysis: Analysis) -> list[str]:
+    told = []
+    for threshold in dict.fromkeys(speed.time.threshold for speed in analysis.speeds):
+        counts: dict[str, list[bool]] = {}
+        for speed in analysis.speeds:
+            if speed.time.threshold == threshold:
+                counts.setdefault(speed.time.case.initialization, []).append(speed.faster)
+        parts = (f"{name} on {sum(faster)} of {len(faster)}" for name, faster in counts.items())
+        told.append(f"Sooner at {threshold:g} % accuracy than random: {', '.join(parts)} cases.")
+    return told
 
 
 def _similarity(analysis: Analysis) -> list[str]:

@@ -123,7 +123,7 @@ def speed_summary_table(analysis: Analysis) -> Table:
         counts = found.counts
         same = [s for s in analysis.speeds if s.time.threshold == found.threshold]
         mine = [s for s in same if s.time.case.initialization == found.initialization]
-        faster = sum(_faster(speed) for speed in mine)
+        faster = sum(speed.faster for speed in mine)
         figures = (number(found.mean), counts["="], counts["at least"], counts["at most"], counts["at once"])
         share = f"{faster} of {len(mine)}"
         rows.append(
@@ -138,12 +138,6 @@ def speed_summary_table(analysis: Analysis) -> Table:
         "n: sum of a row's counts."
     )
     return Table("Speed-up to a fixed accuracy", (*columns, "faster"), tuple(rows), note, stubs=2)
-
-
-def _faster(speed: Speed) -> bool:
-    if speed.relation in ("at least", "at once"):
-        return speed.relation == "at once" or (speed.value or 0) > 1
-    return speed.relation == "=" and (speed.value or 0) > 1
 
 
 def speed_tables(analysis: Analysis) -> tuple[Table, ...]:

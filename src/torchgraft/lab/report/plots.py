@@ -56,7 +56,8 @@ def _plan(analysis: Analysis) -> Mapping[Figure, Drawing]:
     """Return every picture with the function that draws it, in the order of the report."""
     planned: dict[Figure, Drawing] = {}
     seeds = count(len(analysis.runs.experiment.seeds), "seed")
-    found = [effect.case for effect in analysis.effects if effect.value is not None and effect.case.source]
+    several = len(analysis.runs.pairs) > 1  # of one pair a map or a scatter shows nothing that the table does not
+    found = [effect.case for effect in analysis.effects if several and effect.value is not None and effect.case.source]
     for name in dict.fromkeys(case.initialization for case in found):
         caption = (
             f"Effectiveness of {name}: source columns, target rows, mean over {seeds}. Blue is a gain over "
@@ -65,11 +66,11 @@ def _plan(analysis: Analysis) -> Mapping[Figure, Drawing]:
         )
         planned[Figure(_slug("heat", name, planned), caption)] = partial(draw_effects, analysis, name)
     watched = analysis.graft_over_dpiat
-    if watched is not None and watched.ratios:
+    if several and watched is not None and watched.ratios:
         caption = f"{watched.first} over {watched.second}: ratio of mean accuracies; blue: {watched.first} leads."
         name = _slug("ratio", f"{watched.first}-over-{watched.second}", planned)
         planned[Figure(name, caption)] = partial(draw_ratios, analysis, watched)
-    if analysis.points:
+    if several and analysis.points:
         own = [correlation for correlation in analysis.correlations if correlation.own]
         planned[Figure("similarity", _correlated(own))] = partial(draw_similarity, analysis)
     if analysis.pair_curves:
