@@ -288,6 +288,12 @@ def test_a_wide_table_is_told_in_parts_and_no_figure_is_folded() -> None:
     assert all(len(line.rstrip()) <= 80 for line in parts)
 
 
+def test_zero_shot_and_time_to_accuracy_stand_in_short() -> None:
+    told = " ".join(plain_text(build(analyse(*known()), "command")).split())
+    assert "Accuracy before any training, mean over pairs: random 1.0 %, dpiat 1.0 %, graft 1.0 %." in told
+    assert "Sooner at 25 % accuracy than random: dpiat on 0 of 2, graft on 1 of 2 cases." in told
+
+
 def test_runs_on_other_images_are_not_compared_in_silence() -> None:
     asked, rows = known()
     told = plain_text(build(analyse(asked, rows), "command"))

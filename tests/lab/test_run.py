@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.lab.fakes import PAIR, begun, fake_row, fake_task, fake_work
 from torchgraft.errors import LabError, SpecError
+from torchgraft.lab import progress as progress_module
 from torchgraft.lab.engines import ENGINES, Finished
 from torchgraft.lab.experiments import load_experiment
 from torchgraft.lab.progress import describe, progress
@@ -197,3 +198,14 @@ def test_an_unknown_engine_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(SpecError, match=r"unknown engine 'core': did you mean 'cores'\? \(valid: inline, cores, ray\)"):
         run_experiment(PAIR, tmp_path / "store", engine="core")
     assert not (tmp_path / "store").exists()
+
+
+def test_the_start_of_the_workers_is_not_counted_into_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    pace = progress_module._Pace(total=11, before=0)
+    now[0] += 62.0  # a minute until the worker was there, and a run of two seconds
+    first = Finished(fake_task("a"), Outcome(replace(fake_row("a"), seconds=2.0)))
+    assert pace.left(1, first) == pytest.approx(20.0)
+    now[0] += 2.0
+    assert pace.left(2, first) == pytest.approx(18.0)

@@ -32,6 +32,8 @@ DATASETS: dict[str, Reader] = {
 def open_data(data: Data) -> Images:
     """Open the images that a record describes; a second opening in the same process costs nothing.
 
+    That is also why files changed within a folder meanwhile are not seen by it; a new process sees them.
+
     Args:
         data: name, size in pixels, limits, seed of the subset, normalization.
 
