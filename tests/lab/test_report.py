@@ -304,7 +304,10 @@ def test_runs_on_other_images_are_not_compared_in_silence() -> None:
     assert "The runs are not comparable: images of digits changed between them." in told
     seen[0] = replace(seen[0], setting={**seen[0].setting, "data": "two", "files": {"w.pt": "2"}})
     told = " ".join(plain_text(build(analyse(asked, seen), "command")).split())
-    assert "images of digits, w.pt changed between them." in told
+    assert "images of digits, w.pt changed between them." in told and "commits" not in told
+    later = replace(rows[0], setting={**rows[0].setting, "commit": "def"})
+    told = " ".join(plain_text(build(analyse(asked, [later, *rows[1:]]), "command")).split())
+    assert "Runs are of 2 commits of torchgraft (abc: 17, def: 1): what changed" in told
 
 
 def test_gradients_far_beyond_random_are_told() -> None:

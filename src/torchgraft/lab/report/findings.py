@@ -10,6 +10,7 @@ from typing import Any
 
 from torchgraft.lab.analysis import Analysis, Case, Comparison, Overall
 from torchgraft.lab.analysis.gradients import FAR
+from torchgraft.lab.records import Row
 from torchgraft.lab.report.words import count, interval, listed, number, p_value, pair
 
 _NAMED = 10  # so many pairs are named in a sentence
@@ -129,7 +130,7 @@ def _caution(analysis: Analysis) -> str:
 
 
 def _unlike(analysis: Analysis) -> list[str]:
-    """Warn where runs that are compared saw different images, or took different contents from one file."""
+    """Warn where runs that are compared saw different images, read one file with other contents, or ran other code."""
     rows = [row for rows in analysis.runs.by_case.values() for row in rows]
     seen: dict[str, set[str]] = {}
     for row in rows:
@@ -138,11 +139,24 @@ def _unlike(analysis: Analysis) -> list[str]:
         for path, content in row.setting.get("files", {}).items():
             seen.setdefault(path, set()).add(str(content))
     changed = [name for name, contents in seen.items() if len(contents) > 1]
-    if not changed:
+    told = _commits(rows)
+    if changed:
+        told.append(
+            f"The runs are not comparable: {', '.join(changed)} changed between them. The store knows files by their "
+            "names: repeat the experiment in a new store."
+        )
+    return told
+
+
+def _commits(rows: Sequence[Row]) -> list[str]:
+    """Say where runs are of several states of the code, which a run's key does not know."""
+    found = Counter(str(row.setting.get("commit", ""))[:8] or "none" for row in rows)
+    if len(found) < 2:
         return []
+    parts = ", ".join(f"{commit}: {number}" for commit, number in found.most_common(_FEW))
     return [
-        f"The runs are not comparable: {', '.join(changed)} changed between them. The store knows files by their "
-        "names: repeat the experiment in a new store."
+        f"Runs are of {len(found)} commits of torchgraft ({parts}): what changed in it between them is part of every "
+        "difference."
     ]
 
 
