@@ -155,6 +155,14 @@ def test_a_source_with_dead_units_keeps_its_function_without_them(case: str) -> 
     assert certificate.exact and tg.verify(source, target, tg.plan(source, target, inputs=inputs), inputs).exact
 
 
+def test_a_unit_that_is_the_same_for_all_inputs_goes_first() -> None:
+    source, target = randomized(residual(6, 8, 1)), randomized(residual(6, 5, 1), 1)
+    with torch.no_grad():
+        source.get_buffer("2.norm.running_var")[[0, 3, 7]] = 1e-12
+        source.get_parameter("2.leave.weight")[:, [0, 3, 7]] = 9.0  # a constant may be read as much as it likes
+    assert kept(tg.transfer(source, target)) == [(1, 2, 4, 5, 6)]
+
+
 def test_magnitude_leaves_out_units_that_are_zero_everywhere() -> None:
     source, target = randomized(perceptron(8)), randomized(perceptron(6), 1)
     deaden(source, ("0.weight", 0, (2, 5)), ("0.bias", 0, (2, 5)), ("2.weight", 1, (2, 5)))

@@ -38,6 +38,7 @@ from torchgraft.units import is_settled
 _BY_NUMBER = ("centre", "even")
 _AT_ONCE = 1 << 18  # elements whose squares are held at one time
 _LEAST = 1e-300  # of a divisor
+_EPSILON = 1e-5  # of a batch norm: a variance far below it is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +71,9 @@ class Narrowing(Protocol):
 def readers(members: Sequence[Member]) -> Tensor:
     """Score a unit by the weights that read it: its share of their squares, summed over the layers.
 
-    A unit that nothing makes counts nothing: all weights into it are zero, or gain and shift of its norm. Where no
-    weight reads the units (queries and keys), those that make them count.
+    A unit that nothing makes counts nothing: all weights into it are zero, or gain and shift of its norm; nor does one
+    that is the same for all inputs, by the running variance of its batch norm. Where no weight reads the units (queries
+    and keys), those that make them count.
     """
     found = _shares(members, "reads")
     if found is None:
@@ -79,6 +81,10 @@ def readers(members: Sequence[Member]) -> Tensor:
     for alive in (_summed(members, _is_made), _summed(members, _is_normed)):
         if alive is not None:
             found = found * (alive > 0)
+    for one in members:
+        if one.use == "alone" and one.role == "running_var":
+            variance = one.values.detach().to("cpu", torch.float64).reshape(len(found), -1).mean(1)
+            found = found * variance / (variance + _EPSILON)
     return found
 
 
