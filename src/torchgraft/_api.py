@@ -6,7 +6,7 @@ __all__ = ["Ranking", "apply", "plan", "rank", "similarity", "transfer"]
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -124,7 +124,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
     )
     held = _kept(module), _kept(origin.module)
     looks = network.look, origin.network.look
-    return make_plan(
+    made = make_plan(
         network,
         origin.network,
         _method(options),
@@ -136,6 +136,7 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         trainable=options.get("trainable", False),
         seed=options.get("seed", 0),
     )
+    return replace(made, notes=(*origin.notes, *made.notes)) if origin.notes else made
 
 
 Held = Callable[[], nn.Module | None]

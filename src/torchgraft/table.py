@@ -17,6 +17,7 @@ from functools import cmp_to_key
 from itertools import combinations
 from typing import Any, Protocol
 
+from torchgraft.conventions import Reading, readings
 from torchgraft.errors import PlanError
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Network, Node, Shape, TensorSpec
@@ -28,11 +29,11 @@ _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 
 # The usual words for the parts of a network and of a block, in the order in which they run.
 _WORDS = tuple(
-    re.compile(f"^({words})$")
+    re.compile(f"^({words})$", re.IGNORECASE)
     for words in (
         r".*stem.*|conv_?0|bn_?0|norm_?0|patch_embed.*|embeddings?|embed_tokens|word_embeddings|wte|tok_embeddings|shared",
         r"wpe|position_embeddings|token_type_embeddings|embed_positions|pos_embed.*|norm_pre|pre_?layer_?norm|ln_pre",
-        r"expand_conv|conv_pw|norm_?1|ln_?1|input_layernorm|layernorm_before|attention_norm|bn_?0",
+        r"expand(_conv)?|conv_pw|norm_?1|ln_?1|input_layernorm|layernorm_before|attention_norm|bn_?0",
         r"qkv|c_attn|in_proj|self|self_attn(ention)?|q|query|q_proj|q_lin|to_q|wq|linear_q",
         r"k|key|k_proj|k_lin|to_k|wk|linear_k",
         r"v|value|v_proj|v_lin|to_v|wv|linear_v",
@@ -42,8 +43,8 @@ _WORDS = tuple(
         r"se|se_reduce|conv_reduce|features?|backbone|encoder|body|trunk|transformer|bert|model",
         r"se_expand|conv_expand|layers?|blocks?|stages?|h|decoder",
         r"mlp|ffn|feed_forward|intermediate|gate_proj|w1|fc_?1|lin1|c_fc|wi|wi_0|gate_up_proj",
-        r"up_proj|w3|wi_1|output|fc_?2|lin2|c_proj|down_proj|w2|project_conv|conv_pwl|pointwise",
-        r"ls_?1|gamma_?1|downsample|shortcut|conv_head|head_conv|norm|ln_f|final_layer_norm|ln_post|LayerNorm|layernorm",
+        r"up_proj|w3|wi_1|output|fc_?2|lin2|c_proj|down_proj|w2|project(_conv)?|conv_pwl|pointwise",
+        r"ls_?1|gamma_?1|downsample|shortcut|conv_head|head_conv|norm|ln_f|final_layer_norm|ln_post|layer_?norm",
         r"pool.*|neck|pre_logits|fc_norm|classif.*|fc|heads?|lm_head|logits?|linear|cls|last_linear|score|top",
     )
 )  # fmt: skip
@@ -58,7 +59,14 @@ class Info(Protocol):
     def dtype(self) -> Any: ...
 
 
-def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, like: Network | None = None) -> Network:
+def read_table(
+    infos: Mapping[str, Info],
+    name: str,
+    *,
+    ordered: bool = True,
+    like: Network | None = None,
+    read: Mapping[str, Reading] | None = None,
+) -> Network:
     """Read a table of arrays into a :class:`~torchgraft.records.Network`.
 
     Args:
@@ -66,6 +74,7 @@ def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, li
         name: what messages call it.
         ordered: whether the order of ``infos`` is the order in which the layers were defined.
         like: a network whose sibling order guides that of an unordered table.
+        read: where each tensor stands and how it is laid out, as :func:`~torchgraft.conventions.readings` say.
 
     Raises:
         PlanError: the table is empty, or a key is both a tensor and a module.
@@ -74,19 +83,74 @@ def read_table(infos: Mapping[str, Info], name: str, *, ordered: bool = True, li
         raise PlanError(f"{name} holds no tensor: there is nothing to transfer")
     tensors: dict[str, TensorSpec] = {}
     tree: _Tree = {}
+    read = readings(infos) if read is None else read
+    given = {(s.role, s.dtype, s.shape) for s in like.tensors.values() if s.buffer} if like else set()
     for key, info in infos.items():
-        *parents, role = key.split(".")
+        role = read[key].role
         place = tree
-        for parent in parents:
+        for parent in read[key].path:
             place = place.setdefault(parent, {})
             if isinstance(place, TensorSpec):
                 raise PlanError(f"{name} holds {key!r} below a tensor: its keys are not those of a module")
         dtype = str(info.dtype).removeprefix("torch.")
         floating = dtype.startswith(("float", "bfloat", "complex"))
-        tensors[key] = TensorSpec(key, role, tuple(info.shape), dtype, role in _BUFFERS or not floating)
-        place[role] = tensors[key]
-    sort = list[str] if ordered else sibling_order(like)
+        shape = read[key].shape
+        buffer = role in _BUFFERS or not floating or (role, dtype, shape) in given
+        tensors[key] = place[role] = TensorSpec(key, role, shape, dtype, buffer)
+    sort = _attention_order(like) if ordered and not _alphabetical(read) else sibling_order(like)
     return Network(name, _node("", tree, None, sort), tensors, {})
+
+
+def _alphabetical(read: Mapping[str, Reading]) -> bool:
+    """Tell whether a table was sorted by its writer: a module defines its weight first, the alphabet its bias."""
+    keys = list(read)
+    if keys != sorted(keys):
+        return False
+    weights: set[tuple[str, ...]] = set()
+    for reading in read.values():
+        if reading.role == "weight":
+            weights.add(reading.path)
+        elif reading.role == "bias" and reading.path not in weights:
+            return True
+    return False
+
+
+_ATTENTION = tuple(
+    re.compile(f"^({words})$")
+    for words in (
+        "q|query|q_proj|q_lin|to_q|wq|linear_q",
+        "k|key|k_proj|k_lin|to_k|wk|linear_k",
+        "v|value|v_proj|v_lin|to_v|wv|linear_v",
+    )
+)
+
+
+def _attention_order(like: Network | None) -> Sorter:
+    """Return a function that puts queries, keys and values in this order, unless siblings of ``like`` have their names.
+
+    BART and CLIP define keys first. A fused projection stacks queries, keys and values everywhere.
+    """
+    known = set(map(frozenset, _siblings(like)))
+
+    def sort(names: Sequence[str]) -> list[str]:
+        ordered = list(names)
+        found = [[name for name in names if word.match(name)] for word in _ATTENTION]
+        if all(len(same) == 1 for same in found) and frozenset(names) not in known:
+            three = [same[0] for same in found]
+            for place, name in zip(sorted(map(ordered.index, three)), three, strict=True):
+                ordered[place] = name
+        return ordered
+
+    return sort
+
+
+def _siblings(like: Network | None) -> Iterator[list[str]]:
+    """Yield the names of siblings of a network, in their order."""
+    nodes = [like.root] if like else []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
+        yield [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
 
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> Node:
@@ -113,7 +177,10 @@ def _flat(role: str, tree: _Tree) -> Iterator[tuple[str, TensorSpec]]:
 
 
 def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
-    """Fused projections of one parent: three times as many outputs as inputs, and a square projection after it."""
+    """Fused projections of one parent: three times as many outputs as inputs, and a square projection after it.
+
+    What another layer reads whole is no such projection but the wide middle of an MLP.
+    """
     widths: dict[str, tuple[int, int, bool]] = {}
     for name, child in children.items():
         weight = child.get("weight")
@@ -122,7 +189,7 @@ def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
     found = linear_structures(widths, None)
     for place, (name, (out, width, _)) in enumerate(widths.items()):
         after = list(widths.values())[place + 1 :]
-        if out == 3 * width and (width, width, False) in after:
+        if out == 3 * width and (width, width, False) in after and all(read != out for _, read, _ in after):
             found[name] = Structure(((width,),) * 3, (width,))
     return found
 
@@ -135,11 +202,7 @@ def sibling_order(like: Network | None) -> Sorter:
     """
     exact: dict[frozenset[str], list[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    nodes = [like.root] if like else []
-    while nodes:
-        node = nodes.pop()
-        nodes += node.children
-        names = [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
+    for names in _siblings(like):
         exact.setdefault(frozenset(names), names)
         counts.update(combinations(names[:32], 2))  # numbers order longer lists
 
@@ -156,9 +219,9 @@ def sibling_order(like: Network | None) -> Sorter:
 def _usual(name: str) -> tuple[int, list[tuple[int, int | str]]]:
     """Sort key: place among the usual words, then natural order ("layer2" before "layer10", "conv1" before "bn1")."""
     rank = next((number for number, word in enumerate(_WORDS) if word.match(name)), len(_WORDS) // 2)
-    numbered = re.fullmatch(r"(conv|bn|norm|downsample)_?(\d+)", name)
+    numbered = re.fullmatch(r"(conv|bn|batch_?norm|norm|downsample)_?(\d+)", name.lower())
     if numbered:
-        kind = ("conv", "bn", "norm", "downsample").index(numbered[1])
+        kind = ("conv", "bn", "batchnorm", "batch_norm", "norm", "downsample").index(numbered[1])
         return 2, [(0, int(numbered[2])), (0, kind)]
     parts = re.findall(r"\d+|\D+", name)
     return rank, [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
