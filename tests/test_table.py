@@ -211,3 +211,21 @@ def test_queries_of_a_table_come_before_its_keys(zoo: Any) -> None:
     target = nn.MultiheadAttention(12, 3)
     tg.transfer(source.state_dict(), target)
     assert torch.equal(target.in_proj_weight, torch.cat([source[f"{letter}_proj"].weight for letter in "qkv"]))
+
+
+def test_arrays_of_numpy_are_a_table_too() -> None:
+    target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    arrays = {f"conv_{key}": np.random.rand(*value.shape) for key, value in target[0].state_dict().items()}
+    arrays |= {
+        f"bn_{name}": np.random.rand(4).astype(">f4") for name in ("gamma", "beta", "moving_mean", "moving_var")
+    }  # as MXNet names them: no tree at all
+    assert tg.transfer(arrays, target).counts() == {"copied": 6, "kept": 1}
+    assert np.array_equal(target[1].running_var.numpy(), arrays["bn_moving_var"])
+    with pytest.raises(tg.CheckpointError, match="'conv_weight' is of type ndarray"):
+        tg.transfer({"conv_weight": np.array(["a"])}, target)
+
+
+def test_a_wide_middle_is_no_fused_projection() -> None:
+    target = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8), nn.Linear(8, 8))
+    plan = tg.plan(target.state_dict(), target)
+    assert plan.pairs() == (("0", "0"), ("2", "2"), ("3", "3"))

@@ -43,7 +43,7 @@ class Reading:
     axes: tuple[int, ...] = ()
 
 
-# What TensorFlow, Keras, Flax, Haiku, MXNet and Paddle call the tensors of a layer. A gain is a weight as well.
+# What TensorFlow, Keras, Flax, MXNet and Paddle (which puts "_" before some) call the tensors of a layer.
 _ROLES = {
     "weight": ("kernel", "weights", "w", "depthwise_kernel", "depthwise_weights", "pointwise_kernel",
                "pointwise_weights", "embedding", "embeddings", "gamma", "scale"),
@@ -54,6 +54,7 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _KERNELS = frozenset(_ROLES["weight"]) - {"embedding", "embeddings", "gamma", "scale"}
 _DEPTHWISE = frozenset({"depthwise_kernel", "depthwise_weights"})
+_ENDING = re.compile(rf"(.+?)_({'|'.join((*_ROLES, *_ROLE_OF))})")  # MXNet: "stage1_unit1_conv1_weight"
 _PLAIN = frozenset({*_ROLES, "num_batches_tracked"})
 
 Own = dict[str, Reading]  # the tensors of one module, by key
@@ -88,6 +89,9 @@ def readings(infos: Mapping[str, Info]) -> dict[str, Reading]:
 def _places(keys: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
     """Split keys into paths and roles, at slashes where there are any; collections of one tree are laid together."""
     keys = list(keys)
+    flat = [None if "." in key or "/" in key else _ENDING.fullmatch(key) for key in keys]
+    if all(flat):
+        return {key: ((found[1],), found[2]) for key, found in zip(keys, flat, strict=True) if found}
     mark = "/" if any("/" in key for key in keys) else "."
     places = {}
     for key in keys:
@@ -105,7 +109,7 @@ def _places(keys: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
 
 def _renamed(own: Own) -> Own:
     """Give the tensors of one module torch's names, if they form a layer under these."""
-    roles = {key: _ROLE_OF.get(reading.role, reading.role) for key, reading in own.items()}
+    roles = {key: _ROLE_OF.get(reading.role.lstrip("_"), reading.role) for key, reading in own.items()}
     names = set(roles.values())
     if len(names) < len(own) or not names <= _PLAIN or names <= {reading.role for reading in own.values()}:
         return dict(own)

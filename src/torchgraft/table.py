@@ -26,6 +26,7 @@ _Tree = dict[str, Any]
 Sorter = Callable[[Sequence[str]], list[str]]
 
 _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+_PARAMETERS = frozenset({"weight", "bias"})  # also where the other network has frozen its own into buffers
 
 # The usual words for the parts of a network and of a block, in the order in which they run.
 _WORDS = tuple(
@@ -95,7 +96,7 @@ def read_table(
         dtype = str(info.dtype).removeprefix("torch.")
         floating = dtype.startswith(("float", "bfloat", "complex"))
         shape = read[key].shape
-        buffer = role in _BUFFERS or not floating or (role, dtype, shape) in given
+        buffer = role in _BUFFERS or not floating or (role not in _PARAMETERS and (role, dtype, shape) in given)
         tensors[key] = place[role] = TensorSpec(key, role, shape, dtype, buffer)
     sort = _attention_order(like) if ordered and not _alphabetical(read) else sibling_order(like)
     return Network(name, _node("", tree, None, sort), tensors, {})
