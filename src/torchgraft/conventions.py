@@ -78,7 +78,7 @@ def readings(infos: Mapping[str, Info]) -> dict[str, Reading]:
         modules[reading.path][key] = reading
     kernels = {key for key, reading in found.items() if reading.role in _KERNELS}
     for own in modules.values():
-        own.update(_renamed(own))
+        own.update(_renamed(own, bool(kernels)))
     if kernels:
         _flatten_heads(modules)
     first = bool(kernels) and _turn_kernels(modules.values(), found, kernels)
@@ -107,14 +107,20 @@ def _places(keys: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
     return places
 
 
-def _renamed(own: Own) -> Own:
-    """Give the tensors of one module torch's names, if they form a layer under these."""
+def _renamed(own: Own, foreign: bool) -> Own:
+    """Give the tensors of one module torch's names, if they form a layer under these.
+
+    A vector alone is a gain only in a table that is ``foreign`` for sure: elsewhere it may be a layer scale.
+    """
     roles = {key: _ROLE_OF.get(reading.role.lstrip("_"), reading.role) for key, reading in own.items()}
     names = set(roles.values())
     if len(names) < len(own) or not names <= _PLAIN or names <= {reading.role for reading in own.values()}:
         return dict(own)
-    if len(own) == 1 and next(iter(own.values())).role in ("gamma", "beta", "b", "mean", "var"):
-        return dict(own)  # a layer scale, or a free parameter of the same name
+    only = next(iter(own.values()))
+    if len(own) == 1 and only.role not in _KERNELS | {"embedding", "embeddings"} | ({"scale"} if foreign else set()):
+        return dict(own)  # a free parameter of that name
+    if any(reading.role in ("gamma", "scale") and len(reading.shape) != 1 for reading in own.values()):
+        return dict(own)
     renamed = {key: replace(reading, role=roles[key]) for key, reading in own.items()}
     known = kind_of_tensors(tuple((reading.role, len(reading.shape)) for reading in renamed.values()))
     return renamed if known else dict(own)

@@ -146,16 +146,19 @@ def _attention_order(like: Network | None) -> Sorter:
 
 
 def _siblings(like: Network | None) -> Iterator[list[str]]:
-    """Yield the names of siblings of a network, in their order."""
+    """Yield the names of siblings of a network, modules or tensors, in their order."""
     nodes = [like.root] if like else []
     while nodes:
         node = nodes.pop()
         nodes += node.children
         yield [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
+        if len(node.layers) > 1:
+            yield [spec.role for layer in node.layers for spec in layer.tensors]  # free parameters beside each other
 
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
+    own = {role: own[role] for role in sort(list(own))} if len(own) > 1 and not own.keys() & _PARAMETERS else own
     chains = tree.get("parametrizations")
     if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
         own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
