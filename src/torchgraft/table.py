@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["read_table", "sibling_order"]
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cmp_to_key
@@ -99,7 +99,7 @@ def read_table(
         buffer = role in _BUFFERS or not floating or (role not in _PARAMETERS and (role, dtype, shape) in given)
         tensors[key] = place[role] = TensorSpec(key, role, shape, dtype, buffer)
     sort = _attention_order(like) if ordered and not _alphabetical(read) else sibling_order(like)
-    return Network(name, _node("", tree, None, sort), tensors, {})
+    return Network(name, _node("", tree, None, sort, _fused_in(like)), tensors, {})
 
 
 def _alphabetical(read: Mapping[str, Reading]) -> bool:
@@ -156,16 +156,16 @@ def _siblings(like: Network | None) -> Iterator[list[str]]:
             yield [spec.role for layer in node.layers for spec in layer.tensors]  # free parameters beside each other
 
 
-def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter) -> Node:
+def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter, fused: Mapping[Shape, Structure]) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
     own = {role: own[role] for role in sort(list(own))} if len(own) > 1 and not own.keys() & _PARAMETERS else own
     chains = tree.get("parametrizations")
     if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
         own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
     names = sort([name for name, child in tree.items() if isinstance(child, dict) and child is not chains])
-    structures = _structures({name: tree[name] for name in names})
+    structures = _structures({name: tree[name] for name in names}, fused)
     prefix = f"{path}." if path else ""
-    children = tuple(_node(prefix + name, tree[name], structures.get(name), sort) for name in names)
+    children = tuple(_node(prefix + name, tree[name], structures.get(name), sort, fused) for name in names)
     weight = own.get("weight")
     return Node(
         path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None
@@ -180,10 +180,31 @@ def _flat(role: str, tree: _Tree) -> Iterator[tuple[str, TensorSpec]]:
             yield from _flat(f"{role}.{name}", child)
 
 
-def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
+def _fused_in(like: Network | None) -> dict[Shape, Structure]:
+    """Return the fused projections of a network by their shapes, as far as shapes tell them from its other layers."""
+    parts: defaultdict[str, list[TensorSpec]] = defaultdict(list)
+    nodes = [like.root] if like else []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
+        for spec in (spec for layer in node.layers if layer.kind == "linear" for spec in layer.tensors):
+            if spec.role == "weight":
+                parts[spec.key].append(spec)
+    found: dict[Shape, Structure] = {}
+    whole = {specs[0].shape for specs in parts.values() if len(specs) == 1}
+    for specs in parts.values():
+        shape = sum(spec.shape[0] for spec in specs), specs[0].shape[1]
+        if len(specs) > 1 and shape not in whole:
+            rows = tuple(spec.units[0] if spec.units else spec.shape[:1] for spec in specs)
+            found.setdefault(shape, Structure(rows, specs[0].units[1] if specs[0].units else shape[1:]))
+    return found
+
+
+def _structures(children: Mapping[str, _Tree], fused: Mapping[Shape, Structure]) -> dict[str, Structure]:
     """Fused projections of one parent: three times as many outputs as inputs, and a square projection after it.
 
-    What another layer reads whole is no such projection but the wide middle of an MLP.
+    What another layer reads whole is no such projection but the wide middle of an MLP. Those of the other network,
+    ``fused`` by shape, are known.
     """
     widths: dict[str, tuple[int, int, bool]] = {}
     for name, child in children.items():
@@ -195,6 +216,8 @@ def _structures(children: Mapping[str, _Tree]) -> dict[str, Structure]:
         after = list(widths.values())[place + 1 :]
         if out == 3 * width and (width, width, False) in after and all(read != out for _, read, _ in after):
             found[name] = Structure(((width,),) * 3, (width,))
+        if (out, width) in fused:
+            found[name] = fused[out, width]
     return found
 
 
