@@ -63,7 +63,8 @@ def test_a_foreign_table_gives_timm_its_stated_accuracy(
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "vit_tiny_patch16_224", "convnext_atto",
-     "densenet121", "regnety_002", "swin_tiny_patch4_window7_224", "mixer_s32_224"],
+     "densenet121", "regnety_002", "swin_tiny_patch4_window7_224", "mixer_s32_224", "levit_128s", "mvitv2_tiny",
+     "xcit_nano_12_p16_224", "poolformer_s12"],
 )  # fmt: skip
 def test_a_sorted_file_of_a_network_s_own_weights_gives_all_back(name: str, tmp_path: Path, zoo: Any) -> None:
     timm, _ = zoo

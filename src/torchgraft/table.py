@@ -23,7 +23,7 @@ from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Network, Node, Shape, TensorSpec
 
 _Tree = dict[str, Any]
-Sorter = Callable[[Sequence[str]], list[str]]
+Sorter = Callable[[str, Sequence[str]], list[str]]  # the parent's path and the names below it
 
 _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 _PARAMETERS = frozenset({"weight", "bias"})  # also where the other network has frozen its own into buffers
@@ -131,9 +131,9 @@ def _attention_order(like: Network | None) -> Sorter:
 
     BART and CLIP define keys first. A fused projection stacks queries, keys and values everywhere.
     """
-    known = set(map(frozenset, _siblings(like)))
+    known = {frozenset(names) for _, names in _siblings(like)}
 
-    def sort(names: Sequence[str]) -> list[str]:
+    def sort(path: str, names: Sequence[str]) -> list[str]:
         ordered = list(names)
         found = [[name for name in names if word.match(name)] for word in _ATTENTION]
         if all(len(same) == 1 for same in found) and frozenset(names) not in known:
@@ -145,24 +145,27 @@ def _attention_order(like: Network | None) -> Sorter:
     return sort
 
 
-def _siblings(like: Network | None) -> Iterator[list[str]]:
-    """Yield the names of siblings of a network, modules or tensors, in their order."""
+def _siblings(like: Network | None) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of a module and the names of what stands in it, modules or free tensors, in their order."""
     nodes = [like.root] if like else []
     while nodes:
         node = nodes.pop()
         nodes += node.children
-        yield [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
+        yield node.path, [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
         if len(node.layers) > 1:
-            yield [spec.role for layer in node.layers for spec in layer.tensors]  # free parameters beside each other
+            yield (
+                node.path,
+                [spec.role for layer in node.layers for spec in layer.tensors],
+            )  # free parameters beside each other
 
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter, fused: Mapping[Shape, Structure]) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
-    own = {role: own[role] for role in sort(list(own))} if len(own) > 1 and not own.keys() & _PARAMETERS else own
+    own = {role: own[role] for role in sort(path, list(own))} if len(own) > 1 and not own.keys() & _PARAMETERS else own
     chains = tree.get("parametrizations")
     if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
         own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
-    names = sort([name for name, child in tree.items() if isinstance(child, dict) and child is not chains])
+    names = sort(path, [name for name, child in tree.items() if isinstance(child, dict) and child is not chains])
     structures = _structures({name: tree[name] for name in names}, fused)
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort, fused) for name in names)
@@ -224,21 +227,29 @@ def _structures(children: Mapping[str, _Tree], fused: Mapping[Shape, Structure])
 def sibling_order(like: Network | None) -> Sorter:
     """Return a function that sorts the names of siblings as they run.
 
-    The order is that of siblings of exactly these names in ``like``; where there are none, that in which two names
-    mostly stand there; where a name is unknown there, that of numbers and the usual words.
+    The order is that of siblings of exactly these names in ``like``: in the same place, else as most of them stand;
+    where there are none, that in which two names mostly stand there; where a name is unknown there, that of numbers
+    and the usual words.
     """
-    exact: dict[frozenset[str], list[str]] = {}
+    placed: dict[tuple[str, frozenset[str]], list[str]] = {}
+    orders: defaultdict[frozenset[str], Counter[tuple[str, ...]]] = defaultdict(Counter)
     counts: Counter[tuple[str, str]] = Counter()
-    for names in _siblings(like):
-        exact.setdefault(frozenset(names), names)
+    for place, names in _siblings(like):
+        placed[place, frozenset(names)] = names
+        orders[frozenset(names)][tuple(names)] += 1
         counts.update(combinations(names[:32], 2))  # numbers order longer lists
 
     def compare(a: str, b: str) -> int:
         known = 0 if a.isdigit() and b.isdigit() else counts[b, a] - counts[a, b]
         return known or (-1 if _usual(a) < _usual(b) else 1)
 
-    def sort(names: Sequence[str]) -> list[str]:
-        return exact.get(frozenset(names)) or sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
+    def sort(path: str, names: Sequence[str]) -> list[str]:
+        together = frozenset(names)
+        if (path, together) in placed:
+            return placed[path, together]
+        if together in orders:
+            return list(orders[together].most_common(1)[0][0])
+        return sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
 
     return sort
 
