@@ -23,7 +23,8 @@ from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Network, Node, Shape, TensorSpec
 
 _Tree = dict[str, Any]
-Sorter = Callable[[str, Sequence[str]], list[str]]  # the parent's path and the names below it
+# Sorts the names below a path; names of tensors stay as they are where no network tells their order.
+Sorter = Callable[[str, Sequence[str], bool], list[str]]
 
 _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 _PARAMETERS = frozenset({"weight", "bias"})  # also where the other network has frozen its own into buffers
@@ -133,7 +134,7 @@ def _attention_order(like: Network | None) -> Sorter:
     """
     known = {frozenset(names) for _, names in _siblings(like)}
 
-    def sort(path: str, names: Sequence[str]) -> list[str]:
+    def sort(path: str, names: Sequence[str], tensors: bool) -> list[str]:
         ordered = list(names)
         found = [[name for name in names if word.match(name)] for word in _ATTENTION]
         if all(len(same) == 1 for same in found) and frozenset(names) not in known:
@@ -161,11 +162,15 @@ def _siblings(like: Network | None) -> Iterator[tuple[str, list[str]]]:
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter, fused: Mapping[Shape, Structure]) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
-    own = {role: own[role] for role in sort(path, list(own))} if len(own) > 1 and not own.keys() & _PARAMETERS else own
+    own = (
+        {role: own[role] for role in sort(path, list(own), True)}
+        if len(own) > 1 and not own.keys() & _PARAMETERS
+        else own
+    )
     chains = tree.get("parametrizations")
     if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
         own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
-    names = sort(path, [name for name, child in tree.items() if isinstance(child, dict) and child is not chains])
+    names = sort(path, [name for name, child in tree.items() if isinstance(child, dict) and child is not chains], False)
     structures = _structures({name: tree[name] for name in names}, fused)
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort, fused) for name in names)
@@ -243,13 +248,13 @@ def sibling_order(like: Network | None) -> Sorter:
         known = 0 if a.isdigit() and b.isdigit() else counts[b, a] - counts[a, b]
         return known or (-1 if _usual(a) < _usual(b) else 1)
 
-    def sort(path: str, names: Sequence[str]) -> list[str]:
+    def sort(path: str, names: Sequence[str], tensors: bool) -> list[str]:
         together = frozenset(names)
         if (path, together) in placed:
             return placed[path, together]
         if together in orders:
             return list(orders[together].most_common(1)[0][0])
-        return sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
+        return list(names) if tensors else sorted(sorted(names, key=_usual), key=cmp_to_key(compare))
 
     return sort
 
