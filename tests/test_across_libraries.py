@@ -108,3 +108,39 @@ def test_a_model_is_read_again_when_it_changed() -> None:
     assert tg.plan(model, model).total == 64
     model[2] = nn.Linear(2, 3)
     assert tg.plan(model, model).total == 67
+
+
+class Attention(nn.Module):
+    """Attention whose four maps are defined, and called, as one likes."""
+
+    def __init__(self, order: str, names: dict[str, str]) -> None:
+        super().__init__()
+        self.norm, self.names = nn.LayerNorm(16), names
+        for part in order:
+            setattr(self, names[part], nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            getattr(self, self.names[part])(self.norm(x)).unflatten(-1, (4, 4)).transpose(1, 2) for part in "qkv"
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        out: Tensor = x + getattr(self, self.names["o"])(y)
+        return out
+
+
+LETTERS, OTHERS = (
+    dict(zip("qkvo", "qkvo", strict=True)),
+    dict(zip("qkvo", ("one", "two", "three", "four"), strict=True)),
+)
+
+
+@pytest.mark.parametrize("order", ["qkvo", "kvqo", "vkqo", "oqkv"])
+def test_queries_meet_queries_whichever_are_defined_first(order: str) -> None:
+    """CLIP and BART define keys, values, queries: four maps of one shape, which only a run can tell apart."""
+    source = nn.Sequential(*(Attention(order, OTHERS) for _ in range(2))).eval()
+    target = nn.Sequential(*(Attention("qkvo", LETTERS) for _ in range(2))).eval()
+    plan = tg.plan(source, target)
+    tg.apply(plan, source, target)
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(target(x), source(x))
+    assert plan.exact

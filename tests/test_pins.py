@@ -68,3 +68,14 @@ def test_excluded_targets_keep_their_own_and_excluded_sources_serve_nothing() ->
         tg.plan(Body(), Body(), exclude_target=["haed"])
     with pytest.raises(tg.PinError, match="it is excluded"):
         tg.plan(Body(), Body(), pins={"head": "head"}, exclude_target=["head"])
+
+
+def test_options_of_another_type_are_refused_by_name() -> None:
+    source, target = (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)) for _ in range(2))
+    with pytest.raises(tg.SpecError, match="pins are a dict"):
+        tg.plan(source, target, pins=[("0", "0")])  # type: ignore[arg-type]
+    with pytest.raises(tg.SpecError, match="labels are a dict"):
+        tg.plan(source, target, labels=[(0, 1)])  # type: ignore[arg-type]
+    with pytest.raises(tg.SpecError, match="the sources are a list or a dict"):
+        tg.rank(target, "timm:resnet18")
+    assert tg.plan(source, target, exclude_target="0", pins=None, labels=None).pairs() == (("1", "1"),)  # type: ignore[arg-type]

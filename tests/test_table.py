@@ -63,7 +63,8 @@ def test_a_foreign_table_gives_timm_its_stated_accuracy(
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "vit_tiny_patch16_224", "convnext_atto",
-     "densenet121", "regnety_002", "swin_tiny_patch4_window7_224", "mixer_s32_224"],
+     "densenet121", "regnety_002", "swin_tiny_patch4_window7_224", "mixer_s32_224", "levit_128s", "mvitv2_tiny",
+     "xcit_nano_12_p16_224", "poolformer_s12"],
 )  # fmt: skip
 def test_a_sorted_file_of_a_network_s_own_weights_gives_all_back(name: str, tmp_path: Path, zoo: Any) -> None:
     timm, _ = zoo
@@ -108,3 +109,124 @@ def test_a_state_dict_with_its_factory_is_read_by_its_code(zoo: Any) -> None:
     assert tg.transfer(state, target, factory=lambda: timm.create_model("resnet18")).coverage == 1.0
     with pytest.raises(tg.SpecError, match="gives no module"):
         tg.transfer(state, target, factory=lambda: 3)  # type: ignore[arg-type,return-value]
+
+
+def turned(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Lay out an array as TensorFlow and Flax do: ``(kh, kw, in, out)``, depthwise ``(kh, kw, channels, 1)``."""
+    if value.ndim == 4:
+        depthwise = key.endswith("depthwise_kernel")
+        return value.permute(2, 3, 0, 1) if depthwise else value.permute(2, 3, 1, 0)
+    return value.t() if value.ndim == 2 else value
+
+
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def keras_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state dict with Keras' names for tensors, slashes, and its layout."""
+    state = {}
+    for path, module in model.named_modules():
+        for role, value in module.state_dict().items():
+            if "." in role or role == "num_batches_tracked":
+                continue
+            depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+            name = NORM[role] if isinstance(module, nn.BatchNorm2d) else {"weight": "kernel"}.get(role, role)
+            key = f"{path.replace('.', '/')}/{'depthwise_kernel' if depthwise and role == 'weight' else name}"
+            state[key] = turned(key, value).contiguous().clone()
+    return state
+
+
+@pytest.mark.parametrize("form", ["written", "sorted"])
+def test_other_names_and_layouts_are_read(form: str, zoo: Any) -> None:
+    timm, _ = zoo
+    torch.manual_seed(2)
+    source, target = (
+        timm.create_model("efficientnet_b0", num_classes=7),
+        timm.create_model("efficientnet_b0", num_classes=7),
+    )
+    for value in source.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_()
+    state = keras_state(source)
+    report = tg.transfer(state if form == "written" else dict(sorted(state.items())), target)
+    assert "with other axes than torch's" in report.plan.notes[0]
+    found = target.state_dict()
+    assert all(
+        torch.equal(value, found[key])
+        for key, value in source.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    )
+
+
+def test_parameters_and_statistics_of_two_collections_are_one_tree() -> None:
+    target = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    state: dict[str, torch.Tensor] = {}
+    for number, (conv, norm) in enumerate([(target[0], target[1]), (target[3], target[4])]):
+        state |= {
+            f"batch_stats/BatchNorm_{number}/mean": torch.rand_like(norm.running_mean),
+            f"batch_stats/BatchNorm_{number}/var": torch.rand_like(norm.running_var),
+            f"params/BatchNorm_{number}/bias": torch.rand_like(norm.bias),
+            f"params/BatchNorm_{number}/scale": torch.rand_like(norm.weight),
+            f"params/Conv_{number}/bias": torch.rand_like(conv.bias),
+            f"params/Conv_{number}/kernel": torch.rand_like(conv.weight).permute(2, 3, 1, 0).contiguous(),
+        }
+    report = tg.transfer(dict(sorted(state.items())), target)
+    assert report.counts() == {"copied": 12, "kept": 2}
+    assert torch.equal(target[3].weight, state["params/Conv_1/kernel"].permute(3, 2, 0, 1))
+    assert torch.equal(target[4].running_var, state["batch_stats/BatchNorm_1/var"])
+
+
+def test_projections_to_heads_are_matrices(zoo: Any) -> None:
+    """Flax stores ``(in, heads, size)`` and ``(heads, size, out)``, keys first in the alphabet."""
+    target = nn.MultiheadAttention(12, 3)
+    state = {
+        f"{part}/{role}": torch.rand(shapes[role])
+        for part, shapes in {
+            "key": {"bias": (3, 4), "kernel": (12, 3, 4)},
+            "out": {"bias": (12,), "kernel": (3, 4, 12)},
+            "query": {"bias": (3, 4), "kernel": (12, 3, 4)},
+            "value": {"bias": (3, 4), "kernel": (12, 3, 4)},
+        }.items()
+        for role in shapes
+    }
+    tg.transfer(state, target)
+    expected = [state[f"{part}/kernel"].reshape(12, 12).t() for part in ("query", "key", "value")]
+    assert torch.equal(target.in_proj_weight, torch.cat(expected))
+    assert torch.equal(target.out_proj.weight, state["out/kernel"].reshape(12, 12).t())
+
+
+def test_a_bias_tells_that_matrices_are_stored_transposed() -> None:
+    """GPT-2's state dict, and Paddle's: the usual names, ``(in, out)``."""
+    target = nn.Sequential(nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8), nn.Linear(8, 8))
+    state = {
+        key: torch.rand_like(value.t() if value.ndim == 2 else value) for key, value in target.state_dict().items()
+    }
+    tg.transfer(state, target)
+    assert all(torch.equal(value, state[key].t()) for key, value in target.state_dict().items() if value.ndim == 2)
+
+
+def test_queries_of_a_table_come_before_its_keys(zoo: Any) -> None:
+    """CLIP and BART define keys first; a fused projection stacks queries first."""
+    names = ("k_proj", "v_proj", "q_proj", "out_proj")
+    source = nn.ModuleDict({name: nn.Linear(12, 12) for name in names})
+    target = nn.MultiheadAttention(12, 3)
+    tg.transfer(source.state_dict(), target)
+    assert torch.equal(target.in_proj_weight, torch.cat([source[f"{letter}_proj"].weight for letter in "qkv"]))
+
+
+def test_arrays_of_numpy_are_a_table_too() -> None:
+    target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    arrays = {f"conv_{key}": np.random.rand(*value.shape) for key, value in target[0].state_dict().items()}
+    arrays |= {
+        f"bn_{name}": np.random.rand(4).astype(">f4") for name in ("gamma", "beta", "moving_mean", "moving_var")
+    }  # as MXNet names them: no tree at all
+    assert tg.transfer(arrays, target).counts() == {"copied": 6, "kept": 1}
+    assert np.array_equal(target[1].running_var.numpy(), arrays["bn_moving_var"])
+    with pytest.raises(tg.CheckpointError, match="'conv_weight' is of type ndarray"):
+        tg.transfer({"conv_weight": np.array(["a"])}, target)
+
+
+def test_a_wide_middle_is_no_fused_projection() -> None:
+    target = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8), nn.Linear(8, 8))
+    plan = tg.plan(target.state_dict(), target)
+    assert plan.pairs() == (("0", "0"), ("2", "2"), ("3", "3"))

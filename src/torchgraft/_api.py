@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Ranking", "apply", "plan", "rank", "similarity", "transfer"]
 
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -117,14 +118,17 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise SpecError(f"unknown option {sorted(unknown)[0]!r} (valid: {', '.join(Options.__annotations__)})")
+    for name in ("pins", "labels"):
+        if not isinstance(options.get(name) or {}, Mapping):
+            raise SpecError(f"{name} are a dict, target first: {{target: source}}")
     pins = Pins(
-        tuple(options.get("pins", {}).items()),
-        tuple(options.get("exclude_target", ())),
-        tuple(options.get("exclude_source", ())),
+        tuple((options.get("pins") or {}).items()),
+        _paths(options.get("exclude_target", ())),
+        _paths(options.get("exclude_source", ())),
     )
     held = _kept(module), _kept(origin.module)
     looks = network.look, origin.network.look
-    return make_plan(
+    made = make_plan(
         network,
         origin.network,
         _method(options),
@@ -136,6 +140,12 @@ def _plan(origin: Origin, network: Network, module: nn.Module | None, options: O
         trainable=options.get("trainable", False),
         seed=options.get("seed", 0),
     )
+    return replace(made, notes=(*origin.notes, *made.notes)) if origin.notes else made
+
+
+def _paths(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return paths as a tuple; a single one may be given as it is."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 Held = Callable[[], nn.Module | None]
@@ -323,6 +333,8 @@ def rank(
     >>> [entry.index for entry in rank(nn.Linear(4, 8), [nn.Linear(4, 64), nn.Linear(4, 10)])]
     [1, 0]
     """
+    if isinstance(sources, str | os.PathLike):
+        raise SpecError(f"the sources are a list or a dict, not one name: give [{os.fspath(sources)!r}]")
     network = open_target(target, meta=True)[1]
     chosen = customized(method)
     named = list(sources.items()) if isinstance(sources, Mapping) else [("", source) for source in sources]

@@ -98,5 +98,5 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     except (KeyError, TypeError):
         close = get_close_matches(str(name), table, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise SpecError(f"unknown {what} {name!r}: {hint}(valid: {', '.join(table)})") from None
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        raise SpecError(f"unknown {what} {name!r}{hint} (valid: {', '.join(table)})") from None

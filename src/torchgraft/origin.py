@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchgraft.conventions import TurnedTable, readings, told
 from torchgraft.errors import ApplyError, SpecError
 from torchgraft.io import DictTable, TensorTable, resolve, resolve_source
 from torchgraft.io.builders import BUILDERS
@@ -38,12 +39,13 @@ class Weights:
 class Origin:
     """A network to plan with; its weights are gathered when they are asked for.
 
-    ``module`` is its code, which a bare table does not have.
+    ``module`` is its code, which a bare table does not have; ``notes`` say what was inferred of one.
     """
 
     network: Network
     weights: Callable[[], Weights]
     module: nn.Module | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,14 +129,15 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
     infos = table.infos()
     shapes = {key: info.shape for key, info in infos.items()}
     if factory is None:
-        network = read_table(infos, table.name, ordered=table.ordered, like=like)
-        return Origin(network, lambda: _table_weights(table, network))
+        read = readings(infos)
+        network = read_table(infos, table.name, ordered=table.ordered, like=like, read=read)
+        return Origin(network, lambda: _table_weights(TurnedTable(table, read), network), notes=told(read))
     module = _built(factory)
     network = _only(read_module(unwrap(module), table.name), shapes)
     return Origin(network, lambda: _table_weights(table, network), module)
 
 
-def _table_weights(table: TensorTable, network: Network) -> Weights:
+def _table_weights(table: TensorTable | TurnedTable, network: Network) -> Weights:
     """Give the values of a table, and the shapes of its tensors and of the weights that are computed from them."""
     shapes = {key: info.shape for key, info in table.infos().items()}
     nodes = [network.root]
@@ -151,7 +154,7 @@ def _table_weights(table: TensorTable, network: Network) -> Weights:
 class _Combining:
     """Loads from a table; a weight that its module computes, a weight norm's say, is computed from what is stored."""
 
-    table: TensorTable
+    table: TensorTable | TurnedTable
 
     def __call__(self, key: str) -> Tensor:
         infos = self.table.infos()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
 
 from torchgraft.errors import CheckpointError
@@ -125,18 +126,16 @@ class TensorTable(abc.ABC):
 
 @final
 class DictTable(TensorTable):
-    """A state dict that is already in memory, seen as a table.
+    """A state dict that is already in memory, seen as a table; its values may be arrays of NumPy.
 
     >>> table = DictTable({"module.weight": torch.ones(2, 3)})
     >>> dict(table.infos())
     {'weight': TensorInfo(shape=(2, 3), dtype=torch.float32)}
     """
 
-    def __init__(
-        self, tensors: Mapping[str, torch.Tensor], name: str = "state dict", *, allow_nonfinite: bool = False
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Any], name: str = "state dict", *, allow_nonfinite: bool = False) -> None:
         super().__init__(name, ordered=True, allow_nonfinite=allow_nonfinite)
-        self._tensors, self.skipped = only_tensors(name, tensors)
+        self._tensors, self.skipped = only_tensors(name, {key: _as_tensor(value) for key, value in tensors.items()})
         self._index()
 
     def raw_infos(self) -> dict[str, TensorInfo]:
@@ -149,6 +148,16 @@ class DictTable(TensorTable):
         if tensor.is_meta:
             raise CheckpointError(f"{self.name}: {key!r} is on the meta device and has no values: load the weights")
         return tensor.detach().to("cpu")
+
+
+def _as_tensor(value: Any) -> Any:
+    """Return an array of numbers as a tensor, and everything else as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":
+        return value
+    try:
+        return torch.tensor(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)))
+    except TypeError:  # a type that torch does not have is told with its key
+        return value
 
 
 def fresh(info: TensorInfo) -> torch.Tensor:

@@ -30,17 +30,23 @@ Groups = Callable[[], tuple[AxisGroups, AxisGroups] | str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Matched:
-    """Two networks as elements, and which are matched; ``equal`` where the target is the source as it is."""
+    """Two networks as elements, and which are matched.
+
+    ``equal`` says that every layer of the target is one of the source as it is, ``copy`` that it has its name as well.
+    """
 
     match: Match
     target: Sequence[Element]
     source: Sequence[Element]
     equal: bool
+    copy: bool
 
 
 def _matched(target: Network, source: Network, method: Method, pins: Pins, seed: int) -> _Matched:
     match, mine, other = match_pinned(method.standardize(target), method.standardize(source), method, pins, seed)
-    return _Matched(match, mine, other, _equal({pair.target: pair for pair in match.pairs}, _flat(mine), _flat(other)))
+    pairs = {pair.target: pair for pair in match.pairs}
+    equal = _equal(pairs, _flat(mine), _flat(other))
+    return _Matched(match, mine, other, equal, equal and _same_names(pairs, _flat(mine), _flat(other)))
 
 
 def make_plan(
@@ -64,7 +70,9 @@ def make_plan(
     """
     pure = method.is_pure()
     match = (_matched_once if pure else _matched)(target, source, method, pins, seed)
-    found = groups() if groups is not None and method.chooses_units() and not match.equal else None
+    found = groups() if groups is not None and method.chooses_units() and not match.copy else None
+    if match.equal and isinstance(found, str):
+        found = None  # nothing is cut, so that no run is missed
     mapped = tuple(sorted((labels or {}).items()))
     draft = (_drafted_once if pure else _drafted)(match, target, source, method, pins, mapped, found, trainable)
     coupled = draft.coupled
@@ -112,12 +120,15 @@ def _drafted(
     placed: dict[int, int] = {}
     whole = False
     if found is not None and not isinstance(found, str) and pins == NO_PINS:
-        pairs, placed, whole = align(pairs, matched.target, matched.source, found, method.score)
+        aligned = align(pairs, matched.target, matched.source, found, method.score)
+        if not matched.equal or _equal(aligned[0], target_layers, source_layers):
+            pairs, placed, whole = aligned
     context = _context(method.operator_name(), target_layers, source_layers, labels)
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(labels, transfers, context)
-    coupled = _coupled(transfers, target, found, whole, trainable, narrowing_name(method.narrowing))
+    groups = None if matched.equal else found  # where nothing is cut, no units are to be coupled
+    coupled = _coupled(transfers, target, groups, whole, trainable, narrowing_name(method.narrowing))
     notes = (*open_places(matched.match, matched.target, matched.source, pins), *coupled.notes)
     return _Draft(coupled, tuple(_tensor_plans(target, coupled, pins)), notes)
 
@@ -143,6 +154,15 @@ def _equal(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[
     """Tell whether every layer of the target is one of the source as it is, each another one."""
     every = all(t in pairs and layer.shape == source[pairs[t].source].shape for t, layer in enumerate(target))
     return every and len({pair.source for pair in pairs.values()}) == len(target)
+
+
+def _same_names(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[Layer]) -> bool:
+    """Tell whether every layer of the target meets the one of its own name, as in a copy.
+
+    Elsewhere the runs are compared though all shapes are equal: one network may define its keys first, another its
+    queries. Names decide only whether that is asked.
+    """
+    return all(layer.path == source[pairs[t].source].path for t, layer in enumerate(target))
 
 
 def _transfers(
