@@ -214,6 +214,15 @@ def test_queries_of_a_table_come_before_its_keys(zoo: Any) -> None:
     assert torch.equal(target.in_proj_weight, torch.cat([source[f"{letter}_proj"].weight for letter in "qkv"]))
 
 
+@pytest.mark.parametrize(("sort", "told"), [(sorted, True), (list, False)])
+def test_a_sorted_table_of_flat_names_says_that_its_order_is_guessed(sort: Any, told: bool) -> None:
+    names = ("conv_stem", *(f"block_{n}_{part}" for n in (1, 2, 10) for part in ("expand", "depthwise", "project")))
+    shapes = {"weight": (4, 4, 3, 3), "bias": (4,)}
+    table = {f"{name}.{role}": torch.zeros(shapes[role]) for name in names for role in shapes}
+    plan = tg.plan({key: table[key] for key in sort(table)}, nn.Conv2d(4, 4, 3))
+    assert any("order is guessed" in note for note in plan.notes) == told
+
+
 def test_arrays_of_numpy_are_a_table_too() -> None:
     target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     arrays = {f"conv_{key}": np.random.rand(*value.shape) for key, value in target[0].state_dict().items()}

@@ -18,7 +18,7 @@ from torchgraft.io import DictTable, TensorTable, resolve, resolve_source
 from torchgraft.io.builders import BUILDERS
 from torchgraft.network import read_module, unwrap
 from torchgraft.records import Network, Node, Shape
-from torchgraft.table import read_table
+from torchgraft.table import doubts, read_table
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.transfer.parametrized import combined, computed_value, determined_keys, needs_code
 
@@ -131,7 +131,11 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
     if factory is None:
         read = readings(infos)
         network = read_table(infos, table.name, ordered=table.ordered, like=like, read=read)
-        return Origin(network, lambda: _table_weights(TurnedTable(table, read), network), notes=told(read))
+        return Origin(
+            network,
+            lambda: _table_weights(TurnedTable(table, read), network),
+            notes=(*told(read), *doubts(read, table.ordered)),
+        )
     module = _built(factory)
     network = _only(read_module(unwrap(module), table.name), shapes)
     return Origin(network, lambda: _table_weights(table, network), module)

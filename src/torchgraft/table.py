@@ -7,7 +7,7 @@ usual words. Names order a table; they never decide what matches what.
 
 from __future__ import annotations
 
-__all__ = ["read_table", "sibling_order"]
+__all__ = ["doubts", "read_table", "sibling_order"]
 
 import re
 from collections import Counter, defaultdict
@@ -50,6 +50,10 @@ _WORDS = tuple(
         r"pool.*|neck|pre_logits|fc_norm|classif.*|fc|heads?|lm_head|logits?|linear|cls|last_linear|score|top",
     )
 )  # fmt: skip
+
+
+# A block's number inside of a flat name: "block_1_depthwise", "stage1_unit2_conv1".
+_NUMBERED = re.compile(r"\d_[A-Za-z]")
 
 
 class Info(Protocol):
@@ -101,6 +105,23 @@ def read_table(
         tensors[key] = place[role] = TensorSpec(key, role, shape, dtype, buffer)
     sort = _attention_order(like) if ordered and not _alphabetical(read) else sibling_order(like)
     return Network(name, _node("", tree, None, sort, _fused_in(like)), tensors, {})
+
+
+def doubts(read: Mapping[str, Reading], ordered: bool) -> tuple[str, ...]:
+    """Say where the order of a table is lost and its names have no tree that could tell it.
+
+    Args:
+        read: of the table, in its order.
+        ordered: whether its writer kept that order.
+    """
+    names = {".".join(reading.path) for reading in read.values()}
+    numbered = sum(bool(_NUMBERED.search(name)) for name in names if "." not in name)
+    if 2 * numbered < len(names) or (ordered and not _alphabetical(read)):
+        return ()
+    return (
+        "the names of the source's layers are flat and in alphabetical order, so their order is guessed: "
+        "look at the pairs, or write the table in the order in which they run, as .npz or .pt",
+    )
 
 
 def _alphabetical(read: Mapping[str, Reading]) -> bool:
