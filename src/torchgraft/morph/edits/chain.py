@@ -1,0 +1,180 @@
+"""What runs behind a module: its norm, and its activation."""
+
+from __future__ import annotations
+
+__all__ = ["Chain", "chain_behind", "is_idempotent", "pair_factor", "regular_blocks"]
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
+from torchgraft.errors import RunError
+from torchgraft.morph.edits.draft import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The paths of the ``norm`` and the ``activation`` behind a module, empty where there is none.
+
+    ``last`` is the last module before the activation; ``alone``: the activation is a module that runs once.
+    ``function`` is a copy of it, ``None`` where none is found.
+    """
+
+    last: str
+    norm: str = ""
+    activation: str = ""
+    function: nn.Module | None = None
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The calls of modules in a run; values stay alive, so that none is taken for another one."""
+
+    made: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    shapes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    alive: list[Any] = field(default_factory=list)
+
+
+def _calls(draft: Draft, watch: Callable[[str, nn.Module], bool]) -> _Calls:
+    """Run the source without values and note the calls of some of its modules."""
+    shadow, calls = shadow_of(draft.source), _Calls()
+    for path, part in shadow.named_modules():
+        if watch(path, part) and not isinstance(part, torch.jit.ScriptModule):
+            part.register_forward_hook(partial(_note, calls, path))
+    try:
+        with torch.no_grad(), plain_operators():
+            called(shadow, *draft.inputs)
+    except RunError:  # it needs values to run, so nothing is known of it
+        return _Calls()
+    return calls
+
+
+@ours
+def _note(calls: _Calls, path: str, module: nn.Module, given: Any, result: Any) -> None:
+    tensors = [[leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)] for one in (given, result)]
+    calls.alive.extend(tensors)
+    calls.made.append((path, tuple(map(id, tensors[0])), tuple(map(id, tensors[1]))))
+    if all(tensors):
+        calls.shapes[path] = tuple(tensors[0][0].shape), tuple(tensors[1][0].shape)
+
+
+def chain_behind(draft: Draft, path: str) -> Chain:
+    """Return what stands behind the module at ``path``, as far as modules tell; functions are found in the run."""
+    calls = _calls(draft, lambda name, part: name == path or _is_norm(part) or not any(part.children())).made
+    place = next((number for number, call in enumerate(calls) if call[0] == path), None)
+    chain = Chain(path)
+    if place is None:
+        return chain
+    values = set(calls[place][2])
+    for name, given, result in calls[place + 1 :]:
+        if not values.intersection(given[:1]):
+            continue
+        module = draft.source.get_submodule(name)
+        alone = sum(call[0] == name for call in calls) == 1
+        if not chain.norm and _is_norm(module):
+            inner = next((part for part in module.children() if is_activation(part) and not _is_identity(part)), None)
+            if inner is not None:  # timm's norms hold their activation
+                return Chain(name, name, name, inner, alone)
+            chain = Chain(name, name)
+        elif _is_identity(module):
+            chain = Chain(name, chain.norm)
+        elif is_activation(module):
+            return Chain(chain.last, chain.norm, name, module, alone)
+        else:
+            break
+        values = set(result)
+    function = _function(draft, path)
+    return Chain(chain.last, chain.norm, "", function)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+# Functions of a run as modules of the same kind.
+_FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "softplus": nn.Softplus,
+    "leaky_relu": nn.LeakyReLU,
+    "hardtanh": nn.ReLU6,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "mish": nn.Mish,
+}
+
+
+def _function(draft: Draft, path: str) -> nn.Module | None:
+    """Return the function behind a layer that is called without a module."""
+    for link in draft.source_groups().links:
+        if link.weight == f"{path}.weight" and link.after in _FUNCTIONS:
+            return _FUNCTIONS[link.after]()
+    return None
+
+
+def regular_blocks(draft: Draft, path: str) -> tuple[str, ...]:
+    """Return the children of the module at ``path`` that give what they read in the same shape, in order."""
+    prefix = f"{path}." if path else ""
+    names = [prefix + name for name in draft.source.get_submodule(path)._modules]
+    shapes = _calls(draft, lambda name, part: name in names).shapes
+    return tuple(name for name in names if name in shapes and shapes[name][0] == shapes[name][1])
+
+
+_GRID = torch.linspace(-7.0, 7.0, 1001, dtype=torch.float64)
+_EQUAL = 1e-12
+
+
+def _on_grid(module: nn.Module, values: Tensor) -> Tensor | None:
+    """Return what a module without weights makes of a row of numbers, ``None`` where it takes none."""
+    if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
+        return None
+    try:
+        with torch.no_grad():
+            found = module(values.clone())
+    except Exception:  # any module may refuse a row of numbers: then it is no function of single numbers
+        return None
+    return found if isinstance(found, Tensor) and found.shape == values.shape else None
+
+
+def _is_identity(module: nn.Module) -> bool:
+    found = None if module.training and "drop" in type(module).__name__.lower() else _on_grid(module, _GRID)
+    return "drop" in type(module).__name__.lower() or (found is not None and bool((found == _GRID).all()))
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Tell whether a module is a function of single numbers: measured, so that a library's own ones are known too."""
+    whole, part = _on_grid(module, _GRID), _on_grid(module, _GRID[100:300])
+    return whole is not None and part is not None and torch.allclose(whole[100:300], part, rtol=0, atol=_EQUAL)
+
+
+def is_idempotent(function: nn.Module) -> bool:
+    """Tell whether a function leaves what it has made as it is.
+
+    >>> is_idempotent(nn.ReLU6()), is_idempotent(nn.GELU())
+    (True, False)
+    """
+    once = _on_grid(function, _GRID)
+    again = None if once is None else _on_grid(function, once)
+    return once is not None and again is not None and bool((once == again).all())
+
+
+def pair_factor(function: nn.Module) -> float:
+    """Return ``c`` where ``f(x) - f(-x) = c·x``, else 0.
+
+    >>> pair_factor(nn.GELU()), pair_factor(nn.LeakyReLU(0.5)), pair_factor(nn.Mish())
+    (1.0, 1.5, 0.0)
+    """
+    up, down = _on_grid(function, _GRID), _on_grid(function, -_GRID)
+    if up is None or down is None:
+        return 0.0
+    factor = round(float((up - down) @ _GRID / (_GRID @ _GRID)), 12)
+    return factor if torch.allclose(up - down, factor * _GRID, rtol=0, atol=_EQUAL) else 0.0

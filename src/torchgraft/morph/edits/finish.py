@@ -1,0 +1,125 @@
+"""From a draft to an edited model: the coupled transfer of every layer into its own copy, and the certificate."""
+
+from __future__ import annotations
+
+__all__ = ["Options", "certified", "moved", "plan_of", "swap"]
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchgraft.errors import MorphError
+from torchgraft.morph.edits.draft import Draft
+from torchgraft.network import read_module, unwrap
+from torchgraft.origin import module_weights
+from torchgraft.plan import Plan, Report
+from torchgraft.transfer.apply import apply_plan
+from torchgraft.transfer.methods import customized
+from torchgraft.transfer.narrowing import Narrowing
+from torchgraft.transfer.planning import make_plan
+from torchgraft.verify import Certificate, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How edits are made: on which ``inputs`` models are run, whether a function may change, what is measured."""
+
+    inputs: Any = None
+    approximate: bool = False
+    certify: bool = True
+    seed: int = 0
+    narrowing: str | Narrowing | None = None
+
+
+def moved(drafts: Iterable[Draft], options: Options, what: str) -> tuple[Draft, Report]:
+    """Fill the first draft whose function will be that of its source, or else the first one that can be filled.
+
+    Raises:
+        MorphError: there is none.
+    """
+    first: tuple[Draft, Report] | None = None
+    problem: MorphError | None = None
+    for draft in _tried(drafts):
+        if isinstance(draft, MorphError):
+            problem = problem or draft
+            continue
+        made = draft, _filled(draft, options)
+        if made[1].plan.exact or not draft.coupled:
+            return made
+        first = first or made
+    if first is None:
+        raise problem or MorphError(f"{what} cannot be made")
+    return first
+
+
+def _tried(drafts: Iterable[Draft]) -> Iterable[Draft | MorphError]:
+    """Yield drafts, and the error that ends them."""
+    try:
+        yield from drafts
+    except MorphError as error:
+        yield error
+
+
+def _filled(draft: Draft, options: Options) -> Report:
+    """Move every layer of the source into its copy."""
+    plan, weights = plan_of(draft, options), module_weights(draft.source)
+    rule = None if isinstance(options.narrowing, str) else options.narrowing
+    return apply_plan(plan, weights.values, weights.shape_of, draft.model, narrowing=rule, seed=options.seed)
+
+
+def plan_of(draft: Draft, options: Options) -> Plan:
+    """Plan the transfer of every layer into its copy; where the draft is coupled, units and new layers follow."""
+    target, source = read_module(draft.model), read_module(draft.source)
+    operator = None if draft.coupled else "clip"
+    narrowing = options.narrowing if draft.coupled else None
+    method = customized("graft", matcher=draft.matcher(), operator=operator, narrowing=narrowing)
+    return make_plan(target, source, method, "graft", groups=partial(_groups, draft), seed=options.seed)
+
+
+def _groups(draft: Draft) -> Any:
+    return draft.groups(), draft.source_groups()
+
+
+def certified(draft: Draft, report: Report | Plan, options: Options, what: str) -> Certificate | None:
+    """Measure the deviation, and refuse one that is not asked for.
+
+    Raises:
+        MorphError: the edit changes the function, and that is not allowed.
+    """
+    if not options.certify:
+        return None
+    certificate = verify(draft.source, draft.model, report, options.inputs)
+    if draft.computed:
+        certificate = replace(certificate, rounding=max(certificate.rounding, _ROUNDINGS * _epsilon(draft.model)))
+    if not certificate.exact and not options.approximate:
+        measured = certificate.deviation()
+        by = "" if measured is None else f" by {measured.relative:.1e}"
+        why = (
+            "; ".join(
+                (*(report.plan if isinstance(report, Report) else report).obstacles[:1], *certificate.reasons[:1])
+            )
+            or "no reason is known"
+        )
+        raise MorphError(f"{what} would change the function{by} ({why}): allow it with approximate=True")
+    return certificate
+
+
+# As torchgraft.verify: rounding errors of stored weights add up.
+_ROUNDINGS = 64
+
+
+def _epsilon(model: nn.Module) -> float:
+    return max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)
+
+
+def swap(model: nn.Module, edited: nn.Module) -> nn.Module:
+    """Make a model the edited one, in place."""
+    model = unwrap(model)
+    if type(model) is not type(edited):
+        raise MorphError(f"{type(model).__name__} became {type(edited).__name__}: take the new model, not inplace=True")
+    object.__setattr__(model, "__dict__", edited.__dict__)
+    return model
