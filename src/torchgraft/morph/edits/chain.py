@@ -70,6 +70,7 @@ def chain_behind(draft: Draft, path: str) -> Chain:
     calls = _calls(draft, lambda name, part: name == path or _is_norm(part) or not any(part.children())).made
     place = next((number for number, call in enumerate(calls) if call[0] == path), None)
     chain = Chain(path)
+    after = next((link.after for link in draft.source_groups().links if link.weight == f"{path}.weight"), "?")
     if place is None:
         return chain
     values = set(calls[place][2])
@@ -85,13 +86,12 @@ def chain_behind(draft: Draft, path: str) -> Chain:
             chain = Chain(name, name)
         elif _is_identity(module):
             chain = Chain(name, chain.norm)
-        elif is_activation(module):
+        elif is_activation(module) and after:  # a sum in place gives the same tensor: the run knows better
             return Chain(chain.last, chain.norm, name, module, alone)
         else:
             break
         values = set(result)
-    function = _function(draft, path)
-    return Chain(chain.last, chain.norm, "", function)
+    return Chain(chain.last, chain.norm, "", _FUNCTIONS[after]() if after in _FUNCTIONS else None)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -111,14 +111,6 @@ _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "mish": nn.Mish,
 }
-
-
-def _function(draft: Draft, path: str) -> nn.Module | None:
-    """Return the function behind a layer that is called without a module."""
-    for link in draft.source_groups().links:
-        if link.weight == f"{path}.weight" and link.after in _FUNCTIONS:
-            return _FUNCTIONS[link.after]()
-    return None
 
 
 def regular_blocks(draft: Draft, path: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torchgraft.errors import MorphError, choose
 from torchgraft.morph.build import module as morph_module
 from torchgraft.morph.edits.chain import chain_behind, pair_factor, regular_blocks
 from torchgraft.morph.edits.draft import Draft, insertions, module_at, put
-from torchgraft.morph.edits.heads import head_choices, with_heads
+from torchgraft.morph.edits.heads import Heads, head_choices, with_heads
 from torchgraft.morph.edits.neutral import NEUTRAL, default_kind
 from torchgraft.morph.edits.resize import resize
 from torchgraft.morph.edits.sizes import Sizes, output_of, sized, width_choices
@@ -32,23 +32,8 @@ def resize_width(draft: Draft, path: str, width: int, *, larger: bool, seed: int
         other = "narrow" if larger else "widen"
         raise MorphError(f"{path} is {old} wide, and {width} is {'less' if larger else 'more'}: use morph.{other}")
     plain = list(width_choices(groups, term, path, width))
-    yield from resized(draft, (*plain, *(with_heads(groups, sizes, old, width) for sizes in plain)), seed)
-
-
-def resized(draft: Draft, choices: Iterable[Sizes | None], seed: int, within: str = "") -> Iterator[Draft]:
-    """Yield a draft for each choice of sizes in which the model runs; raise the first problem where one did not."""
-    problem: MorphError | None = None
-    for sizes in choices:
-        if sizes is not None:
-            draft = draft.again()
-            try:
-                resize(draft, sizes, seed, within)
-            except MorphError as error:
-                problem = problem or error
-            else:
-                yield draft
-    if problem is not None:
-        raise problem
+    grown = [one for sizes in plain if (one := with_heads(groups, sizes, old, width)) is not None]
+    yield from _resized(draft, [(sizes, None) for sizes in (*plain, *grown)], seed)
 
 
 def resize_heads(
@@ -56,8 +41,22 @@ def resize_heads(
 ) -> Iterator[Draft]:
     """Yield drafts in which the attention at ``path`` has other heads."""
     module_at(draft.source, path)
-    choices = list(head_choices(draft.source_groups(), path, heads, head_size))
-    yield from resized(draft, choices, seed, path)
+    yield from _resized(draft, head_choices(draft.source_groups(), path, heads, head_size), seed)
+
+
+def _resized(draft: Draft, choices: Iterable[tuple[Sizes, Heads | None]], seed: int) -> Iterator[Draft]:
+    """Yield a draft for each choice of sizes in which the model runs; raise the first problem where one did not."""
+    problem: MorphError | None = None
+    for sizes, heads in choices:
+        draft = draft.again()
+        try:
+            resize(draft, sizes, seed, heads)
+        except MorphError as error:
+            problem = problem or error
+        else:
+            yield draft
+    if problem is not None:
+        raise problem
 
 
 def deepen(draft: Draft, path: str, kind: str | None = None) -> Iterator[Draft]:
@@ -120,7 +119,7 @@ def stack(draft: Draft, path: str, depth: int) -> Iterator[Draft]:
     copies = [0] * len(names)
     for number in range(depth - len(names)):
         copies[regular[number % len(regular)]] += 1
-    parts = [one for number, part in enumerate(list(row)) for one in (part, *_copies(part, copies[number]))]
+    parts = [one for number, part in enumerate(list(row.children())) for one in (part, *_copies(part, copies[number]))]
     row._modules.clear()
     row._modules.update((str(number), part) for number, part in enumerate(parts))
     _count(draft.model, row, len(names), depth)

@@ -15,6 +15,7 @@ from torch import nn
 from torchgraft.errors import MorphError
 from torchgraft.morph.edits.draft import Draft
 from torchgraft.network import read_module, unwrap
+from torchgraft.notes import OPEN
 from torchgraft.origin import module_weights
 from torchgraft.plan import Plan, Report
 from torchgraft.transfer.apply import apply_plan
@@ -77,7 +78,9 @@ def plan_of(draft: Draft, options: Options) -> Plan:
     operator = None if draft.coupled else "clip"
     narrowing = options.narrowing if draft.coupled else None
     method = customized("graft", matcher=draft.matcher(), operator=operator, narrowing=narrowing)
-    return make_plan(target, source, method, "graft", groups=partial(_groups, draft), seed=options.seed)
+    plan = make_plan(target, source, method, "graft", groups=partial(_groups, draft), seed=options.seed)
+    notes = tuple(note for note in plan.notes if not note.endswith(OPEN))  # it is known which layers are new
+    return replace(plan, notes=notes)
 
 
 def _groups(draft: Draft) -> Any:
@@ -96,15 +99,10 @@ def certified(draft: Draft, report: Report | Plan, options: Options, what: str) 
     if draft.computed:
         certificate = replace(certificate, rounding=max(certificate.rounding, _ROUNDINGS * _epsilon(draft.model)))
     if not certificate.exact and not options.approximate:
-        measured = certificate.deviation()
+        measured, plan = certificate.deviation(), report.plan if isinstance(report, Report) else report
         by = "" if measured is None else f" by {measured.relative:.1e}"
-        why = (
-            "; ".join(
-                (*(report.plan if isinstance(report, Report) else report).obstacles[:1], *certificate.reasons[:1])
-            )
-            or "no reason is known"
-        )
-        raise MorphError(f"{what} would change the function{by} ({why}): allow it with approximate=True")
+        why = next((f" ({reason})" for reason in (*certificate.reasons, *plan.obstacles)), "")
+        raise MorphError(f"{what} would change the function{by}{why}: allow it with approximate=True")
     return certificate
 
 

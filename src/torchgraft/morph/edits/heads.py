@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-__all__ = ["head_choices", "with_heads"]
+__all__ = ["Heads", "head_choices", "with_heads"]
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
+
+from torch import nn
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.terms import Atom, Prod, atoms_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.edits.sizes import Sizes
+
+#: What libraries write down of an attention, by name: of its query heads, its key and value heads, and their size.
+_NUMBERS: Mapping[tuple[str, ...], Callable[[int, int, int], float]] = {
+    ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads"): lambda query, _, size: query,
+    ("num_key_value_heads", "num_kv_heads", "n_kv_heads"): lambda query, key, size: key,
+    ("num_key_value_groups", "n_rep"): lambda query, key, size: query // key,
+    ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size"): lambda q, k, size: size,
+    ("all_head_size", "attn_dim", "inner_dim", "split_size"): lambda query, _, size: query * size,
+    ("scale", "scaling", "softmax_scale"): lambda query, _, size: size**-0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What the attention at ``path`` has before and after: query heads, key and value heads, their size."""
+
+    path: str
+    before: tuple[int, int, int]
+    after: tuple[int, int, int]
+
+    def write_down(self, model: nn.Module) -> None:
+        """Set what the attention says of its heads; it gets a configuration of its own, since others share it."""
+        for part in model.get_submodule(self.path).modules():
+            held = [vars(part)]
+            if hasattr(vars(part).get("config"), "__dict__"):
+                vars(part)["config"] = copy.copy(vars(part)["config"])
+                held.append(vars(vars(part)["config"]))
+            for names, number in _NUMBERS.items():
+                for attributes in held:
+                    for name in names:
+                        if attributes.get(name) == number(*self.before):
+                            attributes[name] = number(*self.after)
 
 
 def with_heads(groups: AxisGroups, sizes: Sizes, old: int, new: int) -> Sizes | None:
@@ -27,34 +63,41 @@ def with_heads(groups: AxisGroups, sizes: Sizes, old: int, new: int) -> Sizes | 
     return {**sizes, **grown} if found and len(grown) == len(found) else None
 
 
-def head_choices(groups: AxisGroups, path: str, heads: int | None, head_size: int | None) -> Iterator[Sizes]:
+def head_choices(
+    groups: AxisGroups, path: str, heads: int | None, head_size: int | None
+) -> Iterator[tuple[Sizes, Heads]]:
     """Yield the sizes of groups with which the attention at ``path`` has so many heads of such a size.
 
     Raises:
         MorphError: no attention is found there, or its heads may not change so.
     """
-    counts, sizes = _found(groups, path)
-    if not counts:
-        raise MorphError(f"{path} holds no heads that were found: give the path of an attention")
-    number = prod(atom.size for atom in counts)
-    wanted = number if heads is None else heads
+    counts, units = _found(groups, path)
+    if not counts or not units:
+        raise MorphError(f"{path or 'the model'} holds no heads that were found: give the path of an attention")
     if heads is None and head_size is None:
         raise MorphError("say how many heads, or of which size: heads=, head_size=")
+    query, size = prod(atom.size for atom in counts), max(atom.size for atom in units)
+    wanted = query if heads is None else heads
     inner: dict[int, int] = {}
     if head_size is not None:
-        locked = next((atom for atom in sizes if atom.locked), None)
+        locked = next((atom for atom in units if atom.locked), None)
         if locked is not None:
             raise MorphError(f"the size of the heads of {path} cannot change: their units are {locked.locked}")
-        inner = {atom.number: head_size for atom in sizes}
-    made = 0
-    for atom in reversed(counts) if wanted != number else counts[:1]:
-        others = number // atom.size
+        inner = {atom.number: head_size for atom in units}
+    if wanted < query or (head_size or size) < size:
+        raise MorphError(f"{path} has {query} heads of {size}: fewer or smaller ones are not built in yet")
+    before = query, counts[0].size, size
+    made = False
+    for atom in reversed(counts) if wanted != query else counts[:1]:
+        others = query // atom.size
         if wanted % others == 0:
-            made += 1
-            yield inner | ({} if wanted == number else {atom.number: wanted // others})
+            made = True
+            key = wanted // others if atom is counts[0] else counts[0].size
+            grown = {} if wanted == query else {atom.number: wanted // others}
+            yield inner | grown, Heads(path, before, (wanted, key, head_size or size))
     if not made:
         told = " · ".join(str(atom.size) for atom in counts)
-        raise MorphError(f"{path} has {told} heads, of which {wanted} is no multiple that can be made")
+        raise MorphError(f"{path} has {told} heads, which cannot become {wanted}: take a multiple of one of them")
 
 
 def _found(groups: AxisGroups, path: str) -> tuple[list[Atom], list[Atom]]:
@@ -62,16 +105,15 @@ def _found(groups: AxisGroups, path: str) -> tuple[list[Atom], list[Atom]]:
     roles = {group.number: group.role for group in groups.groups}
     prefix = f"{path}." if path else ""
     counts: dict[Atom, None] = {}
-    sizes: dict[Atom, None] = {}
+    units: dict[Atom, None] = {}
     for key, row in groups.axes.items():
         for term in row if key.startswith(prefix) else ():
             for part in _products(term):
                 heads = [one for one in part.factors if isinstance(one, Atom) and roles[one.number] == "heads"]
-                if heads:
-                    counts |= dict.fromkeys(heads)
-                    last = part.factors[-1]
-                    sizes |= dict.fromkeys(() if last is heads[-1] else atoms_of(last))
-    return list(counts), list(sizes)
+                counts |= dict.fromkeys(heads)
+                if heads and part.factors[-1] is not heads[-1]:
+                    units |= dict.fromkeys(atoms_of(part.factors[-1]))
+    return list(counts), list(units)
 
 
 def _products(term: object) -> Iterator[Prod]:

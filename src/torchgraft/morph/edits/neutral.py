@@ -129,7 +129,7 @@ def _like(layer: Any, inputs: int, outputs: int, bias: bool = True, dense: bool 
         groups=groups,
         bias=bias,
         padding_mode=mode,
-    )  # type: ignore[call-arg]
+    )
 
 
 def _odd(size: int) -> int:

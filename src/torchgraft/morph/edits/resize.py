@@ -6,6 +6,7 @@ __all__ = ["resize"]
 
 from collections.abc import Iterator, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,19 @@ from torchgraft.axes import AxisGroups
 from torchgraft.errors import GraftError, MorphError
 from torchgraft.morph.edits.attributes import write_down
 from torchgraft.morph.edits.draft import Draft
+from torchgraft.morph.edits.heads import Heads
 from torchgraft.morph.edits.settings import Changed, settings
 from torchgraft.morph.edits.sizes import Sizes, sized
 
 
-def resize(draft: Draft, sizes: Sizes, seed: int = 0, within: str = "") -> None:
+def resize(draft: Draft, sizes: Sizes, seed: int = 0, heads: Heads | None = None) -> None:
     """Give groups of the draft's source other sizes in its copy, and prove by a run that all else is as it was.
 
     Args:
         draft: whose copy is changed.
         sizes: new sizes of groups of the source, by their number.
         seed: of the draws of new weights.
-        within: path of the module whose own attributes may change; all where empty.
+        heads: of the attention that they are of, whose own attributes alone may change then.
 
     Raises:
         MorphError: the copy does not run in these sizes, or not as before.
@@ -41,9 +43,12 @@ def resize(draft: Draft, sizes: Sizes, seed: int = 0, within: str = "") -> None:
             changed.add(key)
             made = _redrawn(old, shape, key.rpartition(".")[2], generator)
             for owner, name in homes[id(old)]:
-                (owner._parameters if name in owner._parameters else owner._buffers)[name] = made
+                held: dict[str, Any] = owner._parameters if name in owner._parameters else owner._buffers
+                held[name] = made
     _write_down(draft.model, groups, changed, sizes)
-    told = Changed(changed, _values(groups, changed, sizes), within)
+    if heads is not None:
+        heads.write_down(draft.model)
+    told = Changed(changed, _values(groups, changed, sizes), "" if heads is None else heads.path)
     _settle(draft, groups, sizes, told)
 
 
@@ -70,7 +75,7 @@ def _settle(draft: Draft, groups: AxisGroups, sizes: Sizes, changed: Changed) ->
     )
 
 
-def _outcome(draft: Draft, expected: Mapping[frozenset[object], int]) -> str:
+def _outcome(draft: Draft, expected: Mapping[frozenset[object], tuple[int, ...]]) -> str:
     """Run the copy without values; return what is wrong, or nothing."""
     try:
         groups = draft.groups()
@@ -84,12 +89,12 @@ def _outcome(draft: Draft, expected: Mapping[frozenset[object], int]) -> str:
     return f"the units of {keys[0]} are not coupled as before" if keys else "other units are coupled"
 
 
-def _parts(groups: AxisGroups, sizes: Sizes) -> dict[frozenset[object], int]:
-    """Return the free groups by the members that they are in, which no renumbering changes."""
-    found: dict[frozenset[object], int] = {}
+def _parts(groups: AxisGroups, sizes: Sizes) -> dict[frozenset[object], tuple[int, ...]]:
+    """Return the sizes of the free groups by the members that they are in, which no renumbering changes."""
+    found: dict[frozenset[object], tuple[int, ...]] = {}
     for group in groups.free():
         members = frozenset(group.members)
-        found[members] = found.get(members, 1) * sizes.get(group.number, group.size)
+        found[members] = tuple(sorted((*found.get(members, ()), sizes.get(group.number, group.size))))
     return found
 
 
@@ -139,7 +144,7 @@ def _homes(model: nn.Module) -> dict[int, list[Home]]:
 def _tensor(model: nn.Module, key: str) -> Tensor:
     path, _, name = key.rpartition(".")
     owner = model.get_submodule(path)
-    found = owner._parameters.get(name)
+    found: Tensor | None = owner._parameters.get(name)
     found = owner._buffers.get(name) if found is None else found
     if found is None:
         raise MorphError(f"{key} is no parameter and no buffer of {type(owner).__name__}")
