@@ -33,11 +33,19 @@ class Chain:
     alone: bool = False
 
 
+Values = tuple[tuple[int, int, int], ...]
+
+
 @dataclass(slots=True)
 class _Calls:
-    """The calls of modules in a run; values stay alive, so that none is taken for another one."""
+    """The calls of modules in a run, by what they read and gave.
 
-    made: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    A value is the memory of a tensor, how often it was written, and how much of it is seen: however it is laid out. All
+    stay alive, so that none is taken for another one.
+    """
+
+    made: list[tuple[str, Values, Values]] = field(default_factory=list)
+    begun: list[Values] = field(default_factory=list)
     shapes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)
 
@@ -47,6 +55,7 @@ def _calls(draft: Draft, watch: Callable[[str, nn.Module], bool]) -> _Calls:
     shadow, calls = shadow_of(draft.source), _Calls()
     for path, part in shadow.named_modules():
         if watch(path, part) and not isinstance(part, torch.jit.ScriptModule):
+            part.register_forward_pre_hook(partial(_begin, calls))
             part.register_forward_hook(partial(_note, calls, path))
     try:
         with torch.no_grad(), plain_operators():
@@ -57,12 +66,23 @@ def _calls(draft: Draft, watch: Callable[[str, nn.Module], bool]) -> _Calls:
 
 
 @ours
+def _begin(calls: _Calls, module: nn.Module, given: Any) -> None:
+    calls.begun.append(_values(given, calls))
+
+
+@ours
 def _note(calls: _Calls, path: str, module: nn.Module, given: Any, result: Any) -> None:
     tensors = [[leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)] for one in (given, result)]
-    calls.alive.extend(tensors)
-    calls.made.append((path, tuple(map(id, tensors[0])), tuple(map(id, tensors[1]))))
+    calls.made.append((path, calls.begun.pop(), _values(result, calls)))
     if all(tensors):
         calls.shapes[path] = tuple(tensors[0][0].shape), tuple(tensors[1][0].shape)
+
+
+def _values(held: Any, calls: _Calls) -> Values:
+    tensors = [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
+    bases = [tensor if tensor._base is None else tensor._base for tensor in tensors]
+    calls.alive.extend(bases)
+    return tuple((id(base), one._version, one.numel()) for base, one in zip(bases, tensors, strict=True))
 
 
 def chain_behind(draft: Draft, path: str) -> Chain:
@@ -70,7 +90,6 @@ def chain_behind(draft: Draft, path: str) -> Chain:
     calls = _calls(draft, lambda name, part: name == path or _is_norm(part) or not any(part.children())).made
     place = next((number for number, call in enumerate(calls) if call[0] == path), None)
     chain = Chain(path)
-    after = next((link.after for link in draft.source_groups().links if link.weight == f"{path}.weight"), "?")
     if place is None:
         return chain
     values = set(calls[place][2])
@@ -86,11 +105,12 @@ def chain_behind(draft: Draft, path: str) -> Chain:
             chain = Chain(name, name)
         elif _is_identity(module):
             chain = Chain(name, chain.norm)
-        elif is_activation(module) and after:  # a sum in place gives the same tensor: the run knows better
+        elif is_activation(module):
             return Chain(chain.last, chain.norm, name, module, alone)
         else:
             break
         values = set(result)
+    after = next((link.after for link in draft.source_groups().links if link.weight == f"{path}.weight"), "")
     return Chain(chain.last, chain.norm, "", _FUNCTIONS[after]() if after in _FUNCTIONS else None)
 
 

@@ -62,7 +62,7 @@ def _plain(layer: nn.Module, norm: nn.Module | None) -> list[nn.Module]:
     _centre(made, torch.eye(_width(layer), dtype=torch.float64))
     if not isinstance(norm, _BatchNorm):
         return [made]
-    count = torch.zeros(_width(layer))
+    count = torch.zeros(_width(layer), dtype=torch.float64)
     return [made, identity_norm("batchnorm", _dims(layer), count, count + 1)]
 
 
@@ -114,10 +114,13 @@ def _width(layer: Any) -> int:
 
 
 def _like(layer: Any, inputs: int, outputs: int, bias: bool = True, dense: bool = False) -> nn.Module:
-    """Return a layer of the same sort that keeps the places: stride one, an odd kernel, as much padding as it takes."""
+    """Return a layer of the same sort that keeps the places: stride one, an odd kernel, as much padding as it takes.
+
+    In float64 until it stands in the model, so that what is computed for it is rounded once.
+    """
     dims = _dims(layer)
     if dims == 0:
-        return nn.Linear(inputs, outputs, bias)
+        return nn.Linear(inputs, outputs, bias, dtype=torch.float64)
     window = tuple(_odd(size) for size in layer.kernel_size)
     groups = layer.groups if not dense and inputs == outputs and inputs % layer.groups == 0 else 1
     mode = layer.padding_mode if layer.padding_mode != "reflect" else "zeros"
@@ -129,6 +132,7 @@ def _like(layer: Any, inputs: int, outputs: int, bias: bool = True, dense: bool 
         groups=groups,
         bias=bias,
         padding_mode=mode,
+        dtype=torch.float64,
     )
 
 

@@ -68,7 +68,7 @@ def apply_edits(
         inputs: what the model runs on (a tensor, a tuple of arguments, a dict of keyword arguments); needed only where
             none can be guessed.
         approximate: allow a changed function, whose deviation the certificate tells.
-        certify: measure the deviation; without it nothing is refused for being inexact.
+        certify: measure the deviation; without it no edit is refused because it is not exact.
         inplace: make ``model`` the edited one, once everything has succeeded. Its parameters are new ones.
         seed: of the draws of new weights.
 
