@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Heads", "head_choices", "with_heads"]
+__all__ = ["Heads", "declare_sizes", "head_choices", "with_heads"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +11,9 @@ from math import prod
 
 from torch import nn
 
+from torchgraft.attention import heads_of
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.terms import Atom, Prod, atoms_of
+from torchgraft.axes.terms import Atom, Prod, atoms_of, size_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.edits.sizes import Sizes
 
@@ -58,9 +59,25 @@ def with_heads(groups: AxisGroups, sizes: Sizes, old: int, new: int) -> Sizes | 
         old: its units as they were.
         new: its units as they will be.
     """
-    found = {group.number: group.size for group in groups.free() if group.role == "heads" and group.size > 1}
+    roles = {group.number: group.role for group in groups.groups}
+    found: dict[int, int] = {}
+    for row in groups.axes.values():
+        for term in row:
+            for part in _products(term):
+                heads = [one for one in part.factors if isinstance(one, Atom) and roles[one.number] == "heads"]
+                if heads and size_of(part) == old:
+                    found[heads[0].number] = heads[0].size
     grown = {number: size * new // old for number, size in found.items() if size * new % old == 0}
     return {**sizes, **grown} if found and len(grown) == len(found) else None
+
+
+def declare_sizes(source: nn.Module, model: nn.Module) -> None:
+    """Let an attention that only says how many heads it has say how large they are, before its width changes."""
+    for path, part in source.named_modules():
+        linear = next((one for one in part.children() if isinstance(one, nn.Linear)), None)
+        heads = None if linear is None or "head_dim" in vars(part) else heads_of(part, linear.in_features)
+        if heads is not None and linear is not None and heads_of(part, 2 * linear.in_features) != heads:
+            vars(model.get_submodule(path))["head_dim"] = heads.size
 
 
 def head_choices(

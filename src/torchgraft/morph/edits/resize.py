@@ -15,7 +15,7 @@ from torchgraft.axes import AxisGroups
 from torchgraft.errors import GraftError, MorphError
 from torchgraft.morph.edits.attributes import write_down
 from torchgraft.morph.edits.draft import Draft
-from torchgraft.morph.edits.heads import Heads
+from torchgraft.morph.edits.heads import Heads, declare_sizes
 from torchgraft.morph.edits.settings import Changed, settings
 from torchgraft.morph.edits.sizes import Sizes, sized
 
@@ -46,6 +46,7 @@ def resize(draft: Draft, sizes: Sizes, seed: int = 0, heads: Heads | None = None
                 held: dict[str, Any] = owner._parameters if name in owner._parameters else owner._buffers
                 held[name] = made
     _write_down(draft.model, groups, changed, sizes)
+    declare_sizes(draft.source, draft.model)
     if heads is not None:
         heads.write_down(draft.model)
     told = Changed(changed, _values(groups, changed, sizes), "" if heads is None else heads.path)
