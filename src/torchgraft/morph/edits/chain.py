@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from torchgraft.axes.runs import architecture
 from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
 from torchgraft.errors import RunError
+from torchgraft.fingerprint import look_of
 from torchgraft.morph.edits.draft import Draft
 
 
@@ -38,30 +40,43 @@ Values = tuple[tuple[int, int, int], ...]
 
 @dataclass(slots=True)
 class _Calls:
-    """The calls of modules in a run, by what they read and gave.
+    """The calls of modules in a run, by what they read and gave, and the shapes of that.
 
     A value is the memory of a tensor, how often it was written, and how much of it is seen: however it is laid out. All
-    stay alive, so that none is taken for another one.
+    stay alive until the run is over, so that none is taken for another one.
     """
 
     made: list[tuple[str, Values, Values]] = field(default_factory=list)
-    begun: list[Values] = field(default_factory=list)
     shapes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    begun: list[Values] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
 
 
-def _calls(draft: Draft, watch: Callable[[str, nn.Module], bool]) -> _Calls:
-    """Run the source without values and note the calls of some of its modules."""
+# The calls in runs before, by architecture; the oldest goes first.
+_KEPT: dict[Any, _Calls] = {}
+_MOST_KEPT = 32
+
+
+def _calls(draft: Draft) -> _Calls:
+    """Run the source without values and note the calls of its modules; what was found is kept by architecture."""
+    key = architecture(look_of(draft.source), *draft.inputs)
+    if key is not None and key in _KEPT:
+        return _KEPT[key]
     shadow, calls = shadow_of(draft.source), _Calls()
     for path, part in shadow.named_modules():
-        if watch(path, part) and not isinstance(part, torch.jit.ScriptModule):
+        if not isinstance(part, torch.jit.ScriptModule):
             part.register_forward_pre_hook(partial(_begin, calls))
             part.register_forward_hook(partial(_note, calls, path))
     try:
         with torch.no_grad(), plain_operators():
             called(shadow, *draft.inputs)
     except RunError:  # it needs values to run, so nothing is known of it
-        return _Calls()
+        calls = _Calls()
+    calls.alive.clear()
+    if key is not None:
+        _KEPT[key] = calls
+        while len(_KEPT) > _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
     return calls
 
 
@@ -87,7 +102,9 @@ def _values(held: Any, calls: _Calls) -> Values:
 
 def chain_behind(draft: Draft, path: str) -> Chain:
     """Return what stands behind the module at ``path``, as far as modules tell; functions are found in the run."""
-    calls = _calls(draft, lambda name, part: name == path or _is_norm(part) or not any(part.children())).made
+    parts = dict(draft.source.named_modules(remove_duplicate=False))
+    single = {name for name, part in parts.items() if _is_norm(part) or not any(part.children())}
+    calls = [call for call in _calls(draft).made if call[0] == path or call[0] in single]
     place = next((number for number, call in enumerate(calls) if call[0] == path), None)
     chain = Chain(path)
     if place is None:
@@ -96,7 +113,7 @@ def chain_behind(draft: Draft, path: str) -> Chain:
     for name, given, result in calls[place + 1 :]:
         if not values.intersection(given[:1]):
             continue
-        module = draft.source.get_submodule(name)
+        module = parts[name]
         alone = sum(call[0] == name for call in calls) == 1
         if not chain.norm and _is_norm(module):
             inner = next((part for part in module.children() if is_activation(part) and not _is_identity(part)), None)
@@ -137,7 +154,7 @@ def regular_blocks(draft: Draft, path: str) -> tuple[str, ...]:
     """Return the children of the module at ``path`` that give what they read in the same shape, in order."""
     prefix = f"{path}." if path else ""
     names = [prefix + name for name in draft.source.get_submodule(path)._modules]
-    shapes = _calls(draft, lambda name, part: name in names).shapes
+    shapes = _calls(draft).shapes
     return tuple(name for name in names if name in shapes and shapes[name][0] == shapes[name][1])
 
 

@@ -47,14 +47,15 @@ def resize_heads(
 def _resized(draft: Draft, choices: Iterable[tuple[Sizes, Heads | None]], seed: int) -> Iterator[Draft]:
     """Yield a draft for each choice of sizes in which the model runs; raise the first problem where one did not."""
     problem: MorphError | None = None
-    for sizes, heads in choices:
-        draft = draft.again()
+    tried = list(choices)
+    for number, (sizes, heads) in enumerate(tried):
+        draft = draft.again() if number else draft
         try:
             resize(draft, sizes, seed, heads)
         except MorphError as error:
             problem = problem or error
         else:
-            yield draft
+            yield replace(draft, last=number + 1 == len(tried))
     if problem is not None:
         raise problem
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Draft", "Inputs", "drafted", "inputs_of", "insertions", "module_at", "put"]
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,8 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups
 from torchgraft.axes.inputs import example_inputs
-from torchgraft.axes.shadow import copy_of
-from torchgraft.errors import MorphError
+from torchgraft.errors import MorphError, brief
 from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
 from torchgraft.network import unwrap
@@ -34,7 +34,7 @@ class Draft:
 
     ``origin`` tells of every module of the copy that is one of the source where it stood there. ``coupled``: the
     weights of new units and layers follow from those of the source; otherwise they are right already. ``computed``:
-    some were computed, so that storing them rounds.
+    some were computed, so that storing them rounds. ``last``: there is no other way to try after this one.
     """
 
     source: nn.Module
@@ -43,6 +43,7 @@ class Draft:
     inputs: Inputs
     coupled: bool = True
     computed: bool = False
+    last: bool = True
 
     def source_groups(self) -> AxisGroups:
         """Return the axis groups of the source."""
@@ -79,7 +80,13 @@ def drafted(model: nn.Module, inputs: Any = None) -> Draft:
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
-    copied = copy_of(model)
+    # Most of what a module holds are empty tables of hooks, which are slow to copy and quick to make.
+    tables = (value for part in model.modules() for value in vars(part).values() if type(value) is OrderedDict)
+    memo: dict[int, Any] = {id(one): OrderedDict() for one in tables if not one}
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:  # what a model holds may refuse it: a file, a lock, a tensor that was computed
+        raise MorphError(f"{type(model).__name__} cannot be copied ({brief(error)})") from error
     return {"model": copied, "origin": {part: path for path, part in copied.named_modules()}}
 
 
@@ -153,7 +160,7 @@ def insertions(draft: Draft, path: str, block: nn.Module) -> Iterator[Draft]:
     module = module_at(draft.model, path)
     if type(parent) in (nn.Sequential, nn.ModuleList):
         _insert(parent, path.rpartition(".")[2], copy.deepcopy(block))
-        yield draft
+        yield replace(draft, last=False)
         draft = draft.again()
         module = module_at(draft.model, path)
     put(draft.model, path, nn.Sequential(module, block).train(module.training))

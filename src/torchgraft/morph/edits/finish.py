@@ -49,7 +49,7 @@ def moved(drafts: Iterable[Draft], options: Options, what: str) -> tuple[Draft, 
             problem = problem or draft
             continue
         made = draft, _filled(draft, options)
-        if made[1].plan.exact or not draft.coupled:
+        if not draft.coupled or (draft.last and first is None) or made[1].plan.exact:
             return made
         first = first or made
     if first is None:
