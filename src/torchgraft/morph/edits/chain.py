@@ -127,7 +127,7 @@ def chain_behind(draft: Draft, path: str) -> Chain:
         else:
             break
         values = set(result)
-    after = next((link.after for link in draft.source_groups().links if link.weight == f"{path}.weight"), "")
+    after = next((link.after for link in draft.source_groups.links if link.weight == f"{path}.weight"), "")
     return Chain(chain.last, chain.norm, "", _FUNCTIONS[after]() if after in _FUNCTIONS else None)
 
 

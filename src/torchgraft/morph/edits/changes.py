@@ -25,7 +25,7 @@ from torchgraft.morph.edits.sizes import Sizes, output_of, sized, width_choices
 
 def resize_width(draft: Draft, path: str, width: int, *, larger: bool, seed: int = 0) -> Iterator[Draft]:
     """Yield drafts in which the layer at ``path`` gives ``width`` units, and all that is coupled follows."""
-    groups = draft.source_groups()
+    groups = draft.source_groups
     term = output_of(draft.source, groups, path)
     old = sized(term, {})
     if larger != (width > old) and width != old:
@@ -41,7 +41,7 @@ def resize_heads(
 ) -> Iterator[Draft]:
     """Yield drafts in which the attention at ``path`` has other heads."""
     module_at(draft.source, path)
-    yield from _resized(draft, head_choices(draft.source_groups(), path, heads, head_size), seed)
+    yield from _resized(draft, head_choices(draft.source_groups, path, heads, head_size), seed)
 
 
 def _resized(draft: Draft, choices: Iterable[tuple[Sizes, Heads | None]], seed: int) -> Iterator[Draft]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 __all__ = ["Draft", "Inputs", "drafted", "inputs_of", "insertions", "module_at", "put"]
 
 import copy
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,9 +16,11 @@ from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups
 from torchgraft.axes.inputs import example_inputs
-from torchgraft.errors import MorphError, brief
+from torchgraft.errors import MorphError
+from torchgraft.fingerprint import Look, look_of
 from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
+from torchgraft.morph.edits.copies import copied
 from torchgraft.network import unwrap
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
@@ -41,13 +42,10 @@ class Draft:
     model: nn.Module
     origin: Mapping[nn.Module, str]
     inputs: Inputs
+    source_groups: AxisGroups
     coupled: bool = True
     computed: bool = False
     last: bool = True
-
-    def source_groups(self) -> AxisGroups:
-        """Return the axis groups of the source."""
-        return axis_groups(self.source, *self.inputs)
 
     def groups(self) -> AxisGroups:
         """Return the axis groups of the copy as it is now."""
@@ -59,7 +57,15 @@ class Draft:
 
     def matcher(self) -> Matcher:
         """Return what matches every layer of the copy with what it is a copy of, wherever it stands by now."""
-        return partial(_match, {path: self.origin.get(part) for path, part in self.model.named_modules()})
+        return partial(_match, self._paths())
+
+    def own(self) -> Callable[[str, str], bool]:
+        """Return what tells whether the first path, of a layer of the copy, is a copy of the second, of the source."""
+        paths = self._paths()
+        return lambda target, source: _translated(target, paths) == source
+
+    def _paths(self) -> dict[str, str | None]:
+        return {path: self.origin.get(part) for path, part in self.model.named_modules()}
 
 
 def drafted(model: nn.Module, inputs: Any = None) -> Draft:
@@ -76,30 +82,41 @@ def drafted(model: nn.Module, inputs: Any = None) -> Draft:
     model = unwrap(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise MorphError(f"{type(model).__name__} is on the meta device and has no values: load its weights first")
-    return Draft(model, inputs=inputs_of(model, inputs), **_copied(model))
+    found = inputs_of(model, inputs)
+    return Draft(model, inputs=found, source_groups=axis_groups(model, *found), **_copied(model))
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
-    # Most of what a module holds are empty tables of hooks, which are slow to copy and quick to make.
-    tables = (value for part in model.modules() for value in vars(part).values() if type(value) is OrderedDict)
-    memo: dict[int, Any] = {id(one): OrderedDict() for one in tables if not one}
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:  # what a model holds may refuse it: a file, a lock, a tensor that was computed
-        raise MorphError(f"{type(model).__name__} cannot be copied ({brief(error)})") from error
-    return {"model": copied, "origin": {part: path for path, part in copied.named_modules()}}
+    made = copied(model)
+    return {"model": made, "origin": {part: path for path, part in made.named_modules()}}
 
 
 def inputs_of(model: nn.Module, inputs: Any) -> Inputs:
     """Return inputs as positional and keyword arguments without values; guessed ones where ``inputs`` is ``None``."""
     if inputs is None:
-        return example_inputs(model)
+        return _guessed(model)
     if isinstance(inputs, Mapping):
         given: Inputs = ((), dict(inputs))
     else:
         given = (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {})
     found: Inputs = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), given)
     return found
+
+
+# Inputs that were guessed before, by architecture; the oldest go first.
+_KEPT: dict[Look, Inputs] = {}
+_MOST_KEPT = 64
+
+
+def _guessed(model: nn.Module) -> Inputs:
+    look = look_of(model)
+    if look is None:
+        return example_inputs(model)
+    if look not in _KEPT:
+        _KEPT[look] = example_inputs(model)
+        while len(_KEPT) > _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+    return _KEPT[look]
 
 
 def _match(

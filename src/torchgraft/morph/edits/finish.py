@@ -22,6 +22,7 @@ from torchgraft.transfer.apply import apply_plan
 from torchgraft.transfer.methods import customized
 from torchgraft.transfer.narrowing import Narrowing
 from torchgraft.transfer.planning import make_plan
+from torchgraft.units import is_settled
 from torchgraft.verify import Certificate, verify
 
 
@@ -69,7 +70,23 @@ def _filled(draft: Draft, options: Options) -> Report:
     """Move every layer of the source into its copy."""
     plan, weights = plan_of(draft, options), module_weights(draft.source)
     rule = None if isinstance(options.narrowing, str) else options.narrowing
-    return apply_plan(plan, weights.values, weights.shape_of, draft.model, narrowing=rule, seed=options.seed)
+    chosen = all(map(is_settled, plan.maps))
+    needed = _changing(plan, draft) if chosen else plan
+    report = apply_plan(needed, weights.values, weights.shape_of, draft.model, narrowing=rule, seed=options.seed)
+    return Report(report.tensors, plan) if chosen else report
+
+
+def _changing(plan: Plan, draft: Draft) -> Plan:
+    """Return a plan without the layers that hold the right values already, being copies."""
+    own, copies = draft.own(), {one.key for one in plan.tensors if one.status == "copied"}
+    return replace(
+        plan,
+        transfers=tuple(
+            one
+            for one in plan.transfers
+            if not own(one.target, one.source) or any(move.target.key not in copies for move in one.moves)
+        ),
+    )
 
 
 def plan_of(draft: Draft, options: Options) -> Plan:
@@ -84,7 +101,7 @@ def plan_of(draft: Draft, options: Options) -> Plan:
 
 
 def _groups(draft: Draft) -> Any:
-    return draft.groups(), draft.source_groups()
+    return draft.groups(), draft.source_groups
 
 
 def certified(draft: Draft, report: Report | Plan, options: Options, what: str) -> Certificate | None:

@@ -32,7 +32,7 @@ def resize(draft: Draft, sizes: Sizes, seed: int = 0, heads: Heads | None = None
     Raises:
         MorphError: the copy does not run in these sizes, or not as before.
     """
-    groups = draft.source_groups()
+    groups = draft.source_groups
     generator = torch.Generator().manual_seed(seed)
     changed: set[str] = set()
     shapes = {key: tuple(sized(term, sizes) for term in row) for key, row in groups.axes.items()}
