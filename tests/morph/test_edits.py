@@ -366,6 +366,15 @@ def test_the_optimizer_s_state_goes_with_the_weights(edit: str) -> None:
     assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize("edit", ["widen", "deepen by a residual", "split"])
+def test_draws_follow_the_seed_alone(edit: str) -> None:
+    model = plain()
+    before = torch.get_rng_state()
+    made = [EDITS[edit](model, inputs=IMAGES, certify=False, seed=seed).model for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert same_bits(*map(snapshot, made[:2])) and not same_bits(*map(snapshot, made[1:]))
+
+
 def test_tied_and_frozen_tensors_stay_so() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -381,7 +390,7 @@ def test_tied_and_frozen_tensors_stay_so() -> None:
             return self.head(self.norm(x + self.down(F.relu(self.up(x)))))
 
     model, tokens = shaken(Tied()), torch.arange(8)[None] % 11
-    edited = morph.widen(model, "words", 10, inputs=tokens)
+    edited = morph.widen(model, "words", 10, inputs={"tokens": tokens})
     assert edited.model.head.weight is edited.model.words.weight
     assert edited.model.words.embedding_dim == edited.model.up.in_features == 10
     assert not edited.model.up.weight.requires_grad and edited.model.down.weight.requires_grad

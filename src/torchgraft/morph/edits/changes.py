@@ -23,7 +23,7 @@ from torchgraft.morph.edits.resize import resize
 from torchgraft.morph.edits.sizes import Sizes, output_of, sized, width_choices
 
 
-def resize_width(draft: Draft, path: str, width: int, *, larger: bool, seed: int = 0) -> Iterator[Draft]:
+def resize_width(draft: Draft, path: str, width: int, *, larger: bool) -> Iterator[Draft]:
     """Yield drafts in which the layer at ``path`` gives ``width`` units, and all that is coupled follows."""
     groups = draft.source_groups
     term = output_of(draft.source, groups, path)
@@ -33,25 +33,23 @@ def resize_width(draft: Draft, path: str, width: int, *, larger: bool, seed: int
         raise MorphError(f"{path} is {old} wide, and {width} is {'less' if larger else 'more'}: use morph.{other}")
     plain = list(width_choices(groups, term, path, width))
     grown = [one for sizes in plain if (one := with_heads(groups, sizes, old, width)) is not None]
-    yield from _resized(draft, [(sizes, None) for sizes in (*plain, *grown)], seed)
+    yield from _resized(draft, [(sizes, None) for sizes in (*plain, *grown)])
 
 
-def resize_heads(
-    draft: Draft, path: str, heads: int | None = None, head_size: int | None = None, *, seed: int = 0
-) -> Iterator[Draft]:
+def resize_heads(draft: Draft, path: str, heads: int | None = None, head_size: int | None = None) -> Iterator[Draft]:
     """Yield drafts in which the attention at ``path`` has other heads."""
     module_at(draft.source, path)
-    yield from _resized(draft, head_choices(draft.source_groups, path, heads, head_size), seed)
+    yield from _resized(draft, head_choices(draft.source_groups, path, heads, head_size))
 
 
-def _resized(draft: Draft, choices: Iterable[tuple[Sizes, Heads | None]], seed: int) -> Iterator[Draft]:
+def _resized(draft: Draft, choices: Iterable[tuple[Sizes, Heads | None]]) -> Iterator[Draft]:
     """Yield a draft for each choice of sizes in which the model runs; raise the first problem where one did not."""
     problem: MorphError | None = None
     tried = list(choices)
     for number, (sizes, heads) in enumerate(tried):
         draft = draft.again() if number else draft
         try:
-            resize(draft, sizes, seed, heads)
+            resize(draft, sizes, heads)
         except MorphError as error:
             problem = problem or error
         else:
@@ -69,7 +67,9 @@ def deepen(draft: Draft, path: str, kind: str | None = None) -> Iterator[Draft]:
     function = chain.function or _any_activation(draft.source)
     norm = draft.source.get_submodule(chain.norm) if chain.norm else None
     kind = kind or (default_kind(function) if chain.function is not None else "pair")
-    made = NEUTRAL[kind](layer, norm, function)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draft.seed)
+        made = NEUTRAL[kind](layer, norm, function)
     # An identity still takes the statistics of its batch norm from the norm before it; what else is new is right as
     # it is, and must not be taken for a branch to close.
     draft = replace(draft, coupled=kind == "identity", computed=True)
@@ -176,20 +176,20 @@ def expand_kernel(draft: Draft, path: str, size: int | Sequence[int]) -> Iterato
     yield draft
 
 
-def add_branch(draft: Draft, path: str, graph: str, seed: int = 0) -> Iterator[Draft]:
+def add_branch(draft: Draft, path: str, graph: str) -> Iterator[Draft]:
     """Yield a draft in which a layer is itself beside further paths (:func:`torchgraft.morph.module`)."""
     text = f"{_as_edge(module_at(draft.source, path), path)} {graph}"
-    yield from split(draft, path, text, seed)
+    yield from split(draft, path, text)
 
 
-def split(draft: Draft, path: str, parts: int | str, seed: int = 0) -> Iterator[Draft]:
+def split(draft: Draft, path: str, parts: int | str) -> Iterator[Draft]:
     """Yield a draft in which a layer is a sum of like ones, or the module of a graph."""
     layer = module_at(draft.source, path)
     if isinstance(parts, int):
         if parts < 2:
             raise MorphError(f"{path} is split into 2 parts or more, not {parts}")
         parts = " ".join([_as_edge(layer, path)] * parts)
-    put(draft.model, path, morph_module(layer, parts, seed=seed))
+    put(draft.model, path, morph_module(layer, parts, seed=draft.seed))
     yield replace(draft, coupled=False, computed=True)
 
 

@@ -35,7 +35,8 @@ class Draft:
 
     ``origin`` tells of every module of the copy that is one of the source where it stood there. ``coupled``: the
     weights of new units and layers follow from those of the source; otherwise they are right already. ``computed``:
-    some were computed, so that storing them rounds. ``last``: there is no other way to try after this one.
+    some were computed, so that storing them rounds. ``last``: there is no other way to try after this one. ``seed``: of
+    all draws.
     """
 
     source: nn.Module
@@ -46,6 +47,7 @@ class Draft:
     coupled: bool = True
     computed: bool = False
     last: bool = True
+    seed: int = 0
 
     def groups(self) -> AxisGroups:
         """Return the axis groups of the copy as it is now."""
@@ -68,12 +70,13 @@ class Draft:
         return {path: self.origin.get(part) for path, part in self.model.named_modules()}
 
 
-def drafted(model: nn.Module, inputs: Any = None) -> Draft:
+def drafted(model: nn.Module, inputs: Any = None, seed: int = 0) -> Draft:
     """Return a draft of a model whose structure is still the same.
 
     Args:
         model: left as it is.
         inputs: a tensor, a tuple of positional or a dict of keyword arguments that it runs on; found where ``None``.
+        seed: of the draws of new weights.
 
     Raises:
         MorphError: the model has no values.
@@ -83,7 +86,7 @@ def drafted(model: nn.Module, inputs: Any = None) -> Draft:
     if any(tensor.is_meta for tensor in model.parameters()):
         raise MorphError(f"{type(model).__name__} is on the meta device and has no values: load its weights first")
     found = inputs_of(model, inputs)
-    return Draft(model, inputs=found, source_groups=axis_groups(model, *found), **_copied(model))
+    return Draft(model, inputs=found, source_groups=axis_groups(model, *found), seed=seed, **_copied(model))
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:

@@ -20,20 +20,19 @@ from torchgraft.morph.edits.settings import Changed, settings
 from torchgraft.morph.edits.sizes import Sizes, sized
 
 
-def resize(draft: Draft, sizes: Sizes, seed: int = 0, heads: Heads | None = None) -> None:
+def resize(draft: Draft, sizes: Sizes, heads: Heads | None = None) -> None:
     """Give groups of the draft's source other sizes in its copy, and prove by a run that all else is as it was.
 
     Args:
         draft: whose copy is changed.
         sizes: new sizes of groups of the source, by their number.
-        seed: of the draws of new weights.
         heads: of the attention that they are of, whose own attributes alone may change then.
 
     Raises:
         MorphError: the copy does not run in these sizes, or not as before.
     """
     groups = draft.source_groups
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(draft.seed)
     changed: set[str] = set()
     shapes = {key: tuple(sized(term, sizes) for term in row) for key, row in groups.axes.items()}
     homes = _homes(draft.model)

@@ -96,7 +96,7 @@ def apply_edits(
     whole: Draft | None = None
     reports = []
     for edit in edits:
-        draft = drafted(model if whole is None else whole.model, inputs)
+        draft = drafted(model if whole is None else whole.model, inputs, seed)
         made, report = moved(_drafts(edit, draft), _for(edit, options), str(edit))
         reports.append(report)
         whole = made if whole is None else _through(whole, made)
