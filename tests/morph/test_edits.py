@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -257,6 +258,41 @@ def test_transformers_are_edited(edit: str, norm: type[nn.Module]) -> None:
     assert attention.scale == attention.head_dim**-0.5
 
 
+class Indexed(nn.Module):
+    """Code that counts on the places of a row's parts, and on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+        self.named = nn.Sequential(OrderedDict((f"block_{n}", Mixer()) for n in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.named(x)
+        x = self.row[1](self.row[0](x))
+        return self.row[2](x if bool(x.sum() > -1) else -x)
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(self.up(x)))
+
+
+@pytest.mark.parametrize("inputs", [TOKENS, None], ids=["given", "guessed"])
+def test_code_that_counts_on_places_and_values_is_edited_too(inputs: Tensor | None) -> None:
+    model = shaken(Indexed())
+    edited = morph.insert_block(model, "row.0", Mixer(), inputs=inputs)
+    assert [type(one) for one in edited.model.row] == [nn.Sequential, nn.ReLU, nn.Linear]
+    stacked = morph.stack(edited.model, "named", 5, inputs=inputs)
+    assert sorted(stacked.model.named._modules) == ["block_0", "block_0_2", "block_0_3", "block_1", "block_1_2"]
+    wider = morph.widen(stacked.model, "named.block_1_2.up", 12, inputs=inputs)
+    assert edited.exact and stacked.exact and wider.exact
+    assert deviation(model, wider.model, TOKENS) <= 1e-10
+
+
 REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "the classes": (lambda m: morph.widen(m, "8", 7, inputs=IMAGES), "the width of 8 cannot change: .* an output"),
     "no width": (lambda m: morph.widen(m, "2", 7, inputs=IMAGES), r"2 \(ReLU\) has no width of its own"),
@@ -273,6 +309,10 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "a block that adds": (
         lambda m: morph.insert_block(m, "8", nn.Sequential(nn.Linear(5, 5), nn.Tanh()), inputs=IMAGES),
         "would change the function",
+    ),
+    "a block that does not run": (
+        lambda m: morph.insert_block(m, "8", nn.Linear(3, 3), inputs=IMAGES),
+        "the model does not run",
     ),
     "no block": (lambda m: morph.insert_block(m, "8", 3, inputs=IMAGES), "a block is a torch module"),
     "the whole model": (lambda m: morph.insert_block(m, "", nn.ReLU(), inputs=IMAGES), "the path is empty"),

@@ -58,11 +58,12 @@ _MOST_KEPT = 32
 
 
 def _calls(draft: Draft) -> _Calls:
-    """Run the source without values and note the calls of its modules; what was found is kept by architecture."""
-    key = architecture(look_of(draft.source), *draft.inputs)
+    """Run the source and note the calls of its modules; without values, what was found is kept by architecture."""
+    values = not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(draft.inputs))
+    key = None if values else architecture(look_of(draft.source), *draft.inputs)
     if key is not None and key in _KEPT:
         return _KEPT[key]
-    shadow, calls = shadow_of(draft.source), _Calls()
+    shadow, calls = shadow_of(draft.source, values), _Calls()
     for path, part in shadow.named_modules():
         if not isinstance(part, torch.jit.ScriptModule):
             part.register_forward_pre_hook(partial(_begin, calls))
@@ -70,7 +71,7 @@ def _calls(draft: Draft) -> _Calls:
     try:
         with torch.no_grad(), plain_operators():
             called(shadow, *draft.inputs)
-    except RunError:  # it needs values to run, so nothing is known of it
+    except RunError:  # nothing is known of it then
         calls = _Calls()
     calls.alive.clear()
     if key is not None:

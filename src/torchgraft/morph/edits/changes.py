@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchgraft.errors import MorphError, choose
 from torchgraft.morph.build import module as morph_module
 from torchgraft.morph.edits.chain import chain_behind, pair_factor, regular_blocks
-from torchgraft.morph.edits.draft import Draft, insertions, module_at, put
+from torchgraft.morph.edits.draft import Draft, insert_into, insertions, module_at, put
 from torchgraft.morph.edits.heads import Heads, head_choices, with_heads
 from torchgraft.morph.edits.neutral import NEUTRAL, default_kind
 from torchgraft.morph.edits.resize import resize
@@ -117,22 +117,15 @@ def stack(draft: Draft, path: str, depth: int) -> Iterator[Draft]:
     regular = [names.index(one.rpartition(".")[2]) for one in regular_blocks(draft, path)]
     if not regular:
         raise MorphError(f"no block of {_named(path)} gives what it reads in the same shape, so none can be repeated")
-    copies = [0] * len(names)
-    for number in range(depth - len(names)):
-        copies[regular[number % len(regular)]] += 1
-    parts = [one for number, part in enumerate(list(row.children())) for one in (part, *_copies(part, copies[number]))]
-    row._modules.clear()
-    row._modules.update((str(number), part) for number, part in enumerate(parts))
+    places = [regular[number % len(regular)] for number in range(depth - len(names))]
+    for place in sorted(places, reverse=True):  # what stands behind moves on
+        insert_into(row, names[place], copy.deepcopy(row.get_submodule(names[place])))
     _count(draft.model, row, len(names), depth)
     yield draft
 
 
 def _named(path: str) -> str:
     return path or "the model"
-
-
-def _copies(part: nn.Module, count: int) -> list[nn.Module]:
-    return [copy.deepcopy(part) for _ in range(count)]
 
 
 def _count(model: nn.Module, row: nn.Module, old: int, new: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Draft", "Inputs", "drafted", "inputs_of", "insertions", "module_at", "put"]
+__all__ = ["Draft", "Inputs", "drafted", "insert_into", "insertions", "module_at", "put"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups
 from torchgraft.axes.inputs import example_inputs
-from torchgraft.errors import MorphError
+from torchgraft.errors import MorphError, RunError
 from torchgraft.fingerprint import Look, look_of
 from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
@@ -25,7 +25,7 @@ from torchgraft.network import unwrap
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
 
-#: Positional and keyword arguments of a run, their tensors on the meta device.
+#: Positional and keyword arguments of a run, their tensors on the meta device unless the run needs values.
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -85,8 +85,13 @@ def drafted(model: nn.Module, inputs: Any = None, seed: int = 0) -> Draft:
     model = unwrap(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise MorphError(f"{type(model).__name__} is on the meta device and has no values: load its weights first")
-    found = inputs_of(model, inputs)
-    return Draft(model, inputs=found, source_groups=axis_groups(model, *found), seed=seed, **_copied(model))
+    found = _hollow(_guessed(model) if inputs is None else _given(inputs))
+    try:
+        groups = axis_groups(model, *found)
+    except RunError:  # its way may depend on values
+        found = example_inputs(model, seed) if inputs is None else _given(inputs)
+        groups = axis_groups(model, *found)
+    return Draft(model, inputs=found, source_groups=groups, seed=seed, **_copied(model))
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
@@ -94,15 +99,15 @@ def _copied(model: nn.Module) -> dict[str, Any]:
     return {"model": made, "origin": {part: path for path, part in made.named_modules()}}
 
 
-def inputs_of(model: nn.Module, inputs: Any) -> Inputs:
-    """Return inputs as positional and keyword arguments without values; guessed ones where ``inputs`` is ``None``."""
-    if inputs is None:
-        return _guessed(model)
+def _given(inputs: Any) -> Inputs:
+    """Return a tensor, a tuple or a dict of inputs as positional and keyword arguments."""
     if isinstance(inputs, Mapping):
-        given: Inputs = ((), dict(inputs))
-    else:
-        given = (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {})
-    found: Inputs = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), given)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _hollow(inputs: Inputs) -> Inputs:
+    found: Inputs = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), inputs)
     return found
 
 
@@ -179,7 +184,7 @@ def insertions(draft: Draft, path: str, block: nn.Module) -> Iterator[Draft]:
     parent = module_at(draft.model, path.rpartition(".")[0])
     module = module_at(draft.model, path)
     if type(parent) in (nn.Sequential, nn.ModuleList):
-        _insert(parent, path.rpartition(".")[2], copy.deepcopy(block))
+        insert_into(parent, path.rpartition(".")[2], copy.deepcopy(block))
         yield replace(draft, last=False)
         draft = draft.again()
         module = module_at(draft.model, path)
@@ -187,7 +192,7 @@ def insertions(draft: Draft, path: str, block: nn.Module) -> Iterator[Draft]:
     yield draft
 
 
-def _insert(row: nn.Module, name: str, block: nn.Module) -> None:
+def insert_into(row: nn.Module, name: str, block: nn.Module) -> None:
     """Insert a module behind one of a row; where the names are numbers those behind it move on."""
     held = list(row._modules.items())
     place = [one for one, _ in held].index(name) + 1

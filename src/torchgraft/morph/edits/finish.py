@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchgraft.errors import MorphError
+from torchgraft.errors import GraftError, MorphError
 from torchgraft.morph.edits.draft import Draft
 from torchgraft.network import read_module, unwrap
 from torchgraft.notes import OPEN
@@ -46,8 +46,9 @@ def moved(drafts: Iterable[Draft], options: Options, what: str) -> tuple[Draft, 
     first: tuple[Draft, Report] | None = None
     problem: MorphError | None = None
     for draft in _tried(drafts):
-        if isinstance(draft, MorphError):
-            problem = problem or draft
+        failure = draft if isinstance(draft, MorphError) else _failure(draft, what)
+        if isinstance(draft, MorphError) or failure is not None:
+            problem = problem or failure
             continue
         made = draft, _filled(draft, options)
         if not draft.coupled or (draft.last and first is None) or made[1].plan.exact:
@@ -64,6 +65,15 @@ def _tried(drafts: Iterable[Draft]) -> Iterable[Draft | MorphError]:
         yield from drafts
     except MorphError as error:
         yield error
+
+
+def _failure(draft: Draft, what: str) -> MorphError | None:
+    """Return the error to raise where the changed model does not run."""
+    try:
+        draft.groups()
+    except GraftError as error:
+        return MorphError(f"after {what} the model does not run ({error})")
+    return None
 
 
 def _filled(draft: Draft, options: Options) -> Report:

@@ -13,7 +13,7 @@ from torch import nn
 
 from torchgraft.morph.edits.attributes import LAYERS
 
-_MOST = 48  # combinations of attributes that are tried
+_MOST = 32  # combinations of attributes that are tried
 
 
 @dataclass(frozen=True, slots=True)
