@@ -45,7 +45,8 @@ def output_of(model: nn.Module, groups: AxisGroups, path: str) -> Term:
             held[name] = groups.axes[prefix + name]
     if not held:
         inner = next((name for name, part in module.named_modules() if prefix + f"{name}.weight" in groups.axes), "")
-        hint = f"give the path of one of its layers ({prefix}{inner})" if inner else "it has no weight"
+        own = "its weights are of a kind that is not edited" if any(True for _ in module.parameters()) else "no weights"
+        hint = f"give the path of one of its layers ({prefix}{inner})" if inner else own
         raise MorphError(f"{path or 'the model'} ({type(module).__name__}) has no width of its own: {hint}")
     row = next(iter(held.values()))
     return row[_axis_of(module, len(row))]
