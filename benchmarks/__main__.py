@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import memory, speed
+from benchmarks import edits, memory, speed
 from benchmarks.rows import Row, table
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file to write; printed where absent")
     output = parser.parse_args().output
     torch.set_num_threads(1)
-    text = page([*speed.rows(), *memory.rows()])
+    text = page([*speed.rows(), *edits.rows(), *memory.rows()])
     if output is None:
         print(text)
     else:

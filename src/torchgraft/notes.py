@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["open_places"]
+__all__ = ["OPEN", "open_places"]
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,10 @@ class Row:
     start: int
     stop: int
     unused: tuple[tuple[int, int], ...]
+
+
+#: How notes of open places end.
+OPEN = "pins or exclusions settle it"
 
 
 def open_places(match: Match, target: Sequence[Element], source: Sequence[Element], pins: Pins) -> tuple[str, ...]:
@@ -47,7 +51,7 @@ def _told(layers: Sequence[Layer], row: Row, side: str, verdict: str) -> str:
     first, last = layers[row.start].path, layers[row.stop - 1].path
     return (
         f"{side} {named} is {verdict}, but it stands in a row of equal layers ({first} … {last}) and any other of them "
-        "could be meant: pins or exclusions settle it"
+        f"could be meant: {OPEN}"
     )
 
 

@@ -1,5 +1,6 @@
-"""Function-preserving edits: one convolution becomes any module, and a linear module one convolution.
+"""Function-preserving edits: of whole models, of one convolution into any module, of a linear module into one.
 
+edits                edits on a trained model
 graph, text, exchange, names   modules as graphs: records, their text, networkx, the paper's by name
 reduction            contraction to the irreducible core
 widths, layout       channels, rates, windows and paddings of a module, for one convolution
@@ -21,6 +22,22 @@ from torchgraft.morph.atoms import split_parallel, split_series
 from torchgraft.morph.build import module
 from torchgraft.morph.certificate import ModuleCertificate
 from torchgraft.morph.contract import contract
+from torchgraft.morph.edits import (
+    EDITS,
+    Edit,
+    Edited,
+    Residual,
+    add_branch,
+    apply_edits,
+    deepen,
+    expand_kernel,
+    insert_block,
+    narrow,
+    split,
+    stack,
+    widen,
+    widen_heads,
+)
 from torchgraft.morph.exchange import from_networkx, to_networkx
 from torchgraft.morph.fill import METHODS
 from torchgraft.morph.graph import Edge, Graph
@@ -32,26 +49,40 @@ from torchgraft.morph.text import parse
 
 __all__ = [
     "ACTIVATIONS",
+    "EDITS",
     "METHODS",
     "NAMES",
     "NORMALIZATIONS",
     "PADDINGS",
     "Blend",
     "Edge",
+    "Edit",
+    "Edited",
     "Graph",
     "ModuleCertificate",
     "MorphModule",
     "Reduction",
+    "Residual",
+    "add_branch",
+    "apply_edits",
     "calibrate",
     "contract",
+    "deepen",
+    "expand_kernel",
     "from_networkx",
+    "insert_block",
     "is_simple",
     "module",
     "named",
+    "narrow",
     "parse",
     "reduction",
     "settle",
+    "split",
     "split_parallel",
     "split_series",
+    "stack",
     "to_networkx",
+    "widen",
+    "widen_heads",
 ]

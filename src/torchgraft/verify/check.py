@@ -97,6 +97,8 @@ def _rounding(plan: Plan) -> float:
     """Return the deviation that storing what the transfer computed explains."""
     moves = (move for transfer in plan.transfers for move in transfer.moves)
     computed = {move.target.dtype for move in moves if move.factor != 1 or {"mean", "shared"}.intersection(move.pads)}
+    normed = {one.weight for one in plan.passages if one.norm}  # whose norms get gains that undo their statistics
+    computed |= {one.dtype for one in plan.tensors if one.key in normed}
     return _ROUNDINGS * max((torch.finfo(getattr(torch, dtype)).eps for dtype in computed), default=0.0)
 
 
