@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint tests bench zoo growth wheel clean
+.PHONY: demo test lint tests bench zoo growth lab wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/torchgraft demo --output demo-output
@@ -39,6 +39,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# One of `torchgraft lab list`; an interrupted one goes on.
+EXPERIMENT ?= digits-pairs
+lab: $(VENV)/.installed
+	$(BIN)/torchgraft lab run $(EXPERIMENT)
 
 clean:
 	rm -rf $(VENV) build dist demo-output
