@@ -92,7 +92,10 @@ def _places(keys: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
     flat = [None if "." in key or "/" in key else _ENDING.fullmatch(key) for key in keys]
     if all(flat):
         return {key: ((found[1],), found[2]) for key, found in zip(keys, flat, strict=True) if found}
-    mark = "/" if any("/" in key for key in keys) else "."
+    last = [
+        key.rpartition("/")[2] for key in keys if "/" in key
+    ]  # torch's names end in ".weight", with any sign before
+    mark = "/" if 2 * sum("." not in name for name in last) > len(last) else "."
     places = {}
     for key in keys:
         *path, role = (re.sub(r":\d+$", "", key) if mark == "/" else key).split(mark)
