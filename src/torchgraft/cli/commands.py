@@ -16,11 +16,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 import torchgraft
 from torchgraft import Plan, Report, TensorPlan
 from torchgraft.cli.lab import lab
+from torchgraft.cli.models import some, state_of
+from torchgraft.cli.morphing import morph
 from torchgraft.cli.options import (
     check_destinations,
     exponent_option,
@@ -35,14 +36,12 @@ from torchgraft.cli.options import (
     source_option,
     target_option,
 )
-from torchgraft.cli.terminal import Progress, emit, plain, progress, results, say, spoken, stdout_console
+from torchgraft.cli.terminal import Progress, emit, plain, progress, results, spoken, stdout_console
 from torchgraft.cli.verifying import verify
 from torchgraft.errors import CheckpointError, GraftError, PlanError
 from torchgraft.io import atomic_write, resolve, resolve_source, save_safetensors
 from torchgraft.similarity import MEASURES
 from torchgraft.view.text import summary_line, tensor_table
-
-_NAMED = 4  # how many tensors a line names before it says "and N more"
 
 
 @click.command(short_help="Warm-start a model and write its weights.")
@@ -127,7 +126,7 @@ def _warm_start(
     report = torchgraft.apply(
         made, weights, built.module, factory=factory, seed=seed, allow_nonfinite=loose, progress=steps.advance
     )
-    return report, made.notes, _state(built.module, target)
+    return report, made.notes, state_of(built.module, target)
 
 
 def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,23 +161,9 @@ def _blaming(path: Path | None) -> Iterator[None]:
         raise PlanError(f"{path} does not hold together ({reason}): make it anew with `torchgraft plan -o`") from error
 
 
-def _state(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of the state dict; the objects that a module may put there have no place in the format."""
-    state = module.state_dict()
-    left = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if left:
-        say("warning", f"{name} keeps objects in its state dict that safetensors cannot hold, left out: {_some(left)}")
-    return {key: value for key, value in state.items() if key not in left}
-
-
 def _metadata(report: Report) -> dict[str, str]:
     told = {"plan": report.fingerprint, "source": report.source, "target": report.target, "method": report.method}
     return {f"torchgraft.{key}": value for key, value in {**told, "version": torchgraft.__version__}.items()}
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _told(report: Report, notes: tuple[str, ...]) -> list[str]:
@@ -188,7 +173,7 @@ def _told(report: Report, notes: tuple[str, ...]) -> list[str]:
     for tensor in report.tensors:
         if tensor.status in ("kept", "initialised"):
             unserved.setdefault(f"{tensor.status} ({tensor.reason})", []).append(tensor.key)
-    lines += [f"{what}: {_some(keys)}" for what, keys in unserved.items()]
+    lines += [f"{what}: {some(keys)}" for what, keys in unserved.items()]
     return [plain(line) for line in (*lines, *(f"note: {spoken(note)}" for note in notes))]
 
 
@@ -352,6 +337,7 @@ COMMANDS: Mapping[str, click.Command] = {
     "transfer": transfer,
     "plan": plan,
     "verify": verify,
+    "morph": morph,
     "similarity": similarity,
     "rank": rank,
     "demo": demo,

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "check_destinations",
     "exponent_option",
+    "input_option",
     "inputs_of",
     "json_option",
     "library_options",
@@ -113,6 +114,15 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 
 result_only_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 
+input_option = click.option(
+    "--input-shape",
+    "inputs",
+    multiple=True,
+    metavar="SHAPE",
+    help="What the models can be run on, where that is not found by trying: 1x3x224x224 for pictures, 1x128:int64 "
+    "for tokens, mask=1x128:bool for an argument of that name. Repeatable, in the order of the arguments.",
+)
+
 _PLANNING = (
     method_option,
     click.option(
@@ -159,14 +169,7 @@ _PLANNING = (
         help='Which target class is which source class, as {"0": 281, "1": 207}. Without it rows of the head '
         "correspond by position.",
     ),
-    click.option(
-        "--input-shape",
-        "inputs",
-        multiple=True,
-        metavar="SHAPE",
-        help="What both models can be run on, where that is not found by trying: 1x3x224x224 for pictures, 1x128:int64 "
-        "for tokens, mask=1x128:bool for an argument of that name. Repeatable, in the order of the arguments.",
-    ),
+    input_option,
     click.option(
         "--trainable",
         is_flag=True,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Progress", "abandon_stdout", "emit", "plain", "progress", "results", "say", "spoken", "stdout_console"]
+__all__ = [
+    "Progress",
+    "abandon_stdout",
+    "aligned",
+    "emit",
+    "plain",
+    "progress",
+    "results",
+    "say",
+    "spoken",
+    "stdout_console",
+]
 
 import contextlib
 import io
@@ -29,6 +40,11 @@ def plain(text: object) -> str:
     """
     line = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def aligned(text: str) -> str:
+    """Keep the spaces of a table, and take out what a terminal would obey."""
+    return "".join(one for one in text if one.isprintable())
 
 
 def spoken(text: str) -> str:

@@ -8,9 +8,9 @@ import json
 from typing import Any
 
 import click
-from torch import nn
 
 import torchgraft
+from torchgraft.cli.models import opened
 from torchgraft.cli.options import (
     inputs_of,
     json_option,
@@ -20,9 +20,8 @@ from torchgraft.cli.options import (
     source_option,
     target_option,
 )
-from torchgraft.cli.terminal import emit, plain, progress, results
-from torchgraft.errors import SpecError
-from torchgraft.io import resolve, resolve_source
+from torchgraft.cli.terminal import aligned, emit, plain, progress, results
+from torchgraft.io import resolve
 
 _NOT_EXACT = 1
 
@@ -53,7 +52,7 @@ def verify(source: str, target: str, **given: Any) -> int:
     inputs = inputs_of(given["inputs"], seed)
     with progress(given["quiet"]) as steps:
         steps.begin(f"opening {source}")
-        name, old = _opened(source, given["factory"], seed, loose)
+        name, old = opened(source, given["factory"], seed, loose)
         steps.begin(f"building {target}")
         new = resolve(target, role="target", seed=seed).module
         assert new is not None
@@ -66,29 +65,10 @@ def verify(source: str, target: str, **given: Any) -> int:
     elif not given["quiet"]:
         lines = str(found).splitlines()
         verdict = "exact" if found.exact else "not exact"
-        results(plain(f"{name} → {target}: {verdict}, measured on {found.inputs}"), *map(_line, lines[1:]))
+        results(plain(f"{name} → {target}: {verdict}, measured on {found.inputs}"), *map(aligned, lines[1:]))
     return 0 if found.exact else _NOT_EXACT
-
-
-def _opened(source: str, factory: str | None, seed: int, loose: bool) -> tuple[str, nn.Module]:
-    """Return the source as a module with its weights."""
-    origin = resolve_source(source, factory, seed=seed, allow_nonfinite=loose)
-    if origin.table is None:
-        assert origin.module is not None
-        return origin.name, origin.module
-    if factory is None:
-        raise SpecError(f"{source} has weights but no code to run: name its model, as in --source timm:resnet50")
-    module = resolve(factory, role="target", seed=seed).module
-    assert module is not None
-    torchgraft.transfer(origin.table, module, factory=factory, allow_nonfinite=loose)
-    return origin.name, module
 
 
 def _planning(given: dict[str, Any]) -> dict[str, Any]:
     left = ("factory", "allow_nonfinite", "as_json", "quiet")
     return {name: value for name, value in given.items() if name not in left}
-
-
-def _line(text: str) -> str:
-    """Keep the spaces of a table, and take out what a terminal would obey."""
-    return "".join(one for one in text if one.isprintable())

@@ -1,0 +1,138 @@
+"""The command that edits a trained model and keeps its function."""
+
+from __future__ import annotations
+
+__all__ = ["edit_of", "morph"]
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+import torchgraft
+from torchgraft.cli.models import opened, state_of
+from torchgraft.cli.options import (
+    check_destinations,
+    input_option,
+    inputs_of,
+    json_option,
+    quiet_option,
+    read_json_file,
+    seed_option,
+    source_option,
+)
+from torchgraft.cli.terminal import aligned, emit, plain, progress, results
+from torchgraft.errors import CheckpointError, MorphError
+from torchgraft.io import save_safetensors
+from torchgraft.morph import EDITS, Edit, Edited, apply_edits
+
+
+def edit_of(text: str) -> Edit:
+    """Read an edit as ``--edit`` takes it: its name, a path (``.`` is the model itself), and arguments.
+
+    Raises:
+        MorphError: the text is no edit.
+
+    >>> print(edit_of("widen layer1.0.conv1 width=96"))
+    widen layer1.0.conv1: width=96
+    """
+    name, *rest = text.split()[:2]
+    given = [one.partition("=") for one in text.split()[2:]]
+    if not rest or any(not mark for _, mark, _ in given):
+        raise MorphError(f"--edit {text!r} is no edit: write 'widen layer1.0.conv1 width=96', name, path, arguments")
+    return Edit(name, "" if rest[0] == "." else rest[0], {key: _value(value) for key, _, value in given})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # a word
+        return text
+
+
+@click.command(short_help="Edit a trained model and keep its function.")
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="OUT.safetensors",
+    help="Where to write the edited model's state dict; its metadata holds the edits.",
+)
+@source_option
+@click.option(
+    "--edit",
+    "texts",
+    multiple=True,
+    metavar="'NAME PATH ARGUMENT=VALUE…'",
+    help=f"An edit; repeatable, in order. Names: {', '.join(EDITS)}.",
+)
+@click.option(
+    "--edits",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="A list of edits, as --json prints them and as the metadata of an edited file holds them.",
+)
+@input_option
+@click.option("--approximate", is_flag=True, help="Allow edits that change the function, and tell by how much.")
+@click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite weights in the file SOURCE.")
+@seed_option
+@json_option
+@quiet_option
+def morph(source: str, output: Path, texts: tuple[str, ...], file: Path | None, **given: Any) -> None:
+    """Edit the trained model SOURCE, measure that it computes what it did, and write its weights.
+
+    An edit that would change the function is refused with the reason, and nothing is written.
+
+    \b
+    Examples:
+      torchgraft morph timm:resnet18,pretrained=True --edit 'widen layer1.0.conv1 width=96' -o wide.safetensors
+      torchgraft morph run.pth --source timm:resnet18 --edit 'deepen conv1' --edits more.json -o deep.safetensors
+
+    \b
+    The architecture is rebuilt by the same edits:
+      edits = [morph.Edit.from_json(json.dumps(one)) for one in json.loads(metadata["torchgraft.edits"])]
+      model = morph.apply_edits(model, edits, certify=False).model
+    """
+    if output.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{output} does not end in .safetensors, the one format that is written: rename it")
+    check_destinations({"--output": output}, source, file)
+    edits = [*(_stored(file) if file else ()), *map(edit_of, texts)]
+    if not edits:
+        raise MorphError("there is no edit to make: give --edit 'widen layer1.0.conv1 width=96', or --edits FILE.json")
+    with progress(given["quiet"]) as steps:
+        steps.begin(f"opening {source}")
+        name, model = opened(source, given["factory"], given["seed"], given["allow_nonfinite"])
+        steps.begin("editing and measuring")
+        inputs = inputs_of(given["inputs"], given["seed"])
+        edited = apply_edits(model, edits, inputs=inputs, approximate=given["approximate"], seed=given["seed"])
+        steps.begin(f"writing {output.name}")
+        save_safetensors(output, state_of(edited.model, name), _metadata(edited, name))
+    if given["as_json"]:
+        emit(json.dumps(_told(edited, name, output), indent=1) + "\n")
+    elif not given["quiet"]:
+        results(*map(aligned, str(edited).splitlines()), plain(f"wrote {output}"))
+
+
+def _stored(file: Path) -> list[Edit]:
+    found = json.loads(read_json_file(file))
+    if not isinstance(found, list):
+        raise MorphError(f"{file} holds no list of edits: write them as --json prints them")
+    return [Edit.from_json(json.dumps(one)) for one in found]
+
+
+def _rows(edited: Edited) -> list[dict[str, Any]]:
+    return [json.loads(edit.to_json()) for edit in edited.edits]
+
+
+def _metadata(edited: Edited, name: str) -> dict[str, str]:
+    told = {"source": name, "edits": json.dumps(_rows(edited)), "version": torchgraft.__version__}
+    return {f"torchgraft.{key}": value for key, value in told.items()}
+
+
+def _told(edited: Edited, name: str, output: Path) -> dict[str, Any]:
+    certificate = None if edited.certificate is None else edited.certificate.to_dict()
+    return {"source": name, "output": str(output), "edits": _rows(edited), "certificate": certificate}
