@@ -54,7 +54,8 @@ def follow(plan: Plan, values: Callable[[str], Tensor], tensors: Mapping[str, Te
         values: gives a source tensor by key.
         tensors: the target's, by key.
     """
-    home = {move.target.key: move for transfer in plan.transfers for move in transfer.moves}
+    asked = {key for one in plan.followed for key in (one.mean, one.variance, one.weight)}
+    home = {move.target.key: move for transfer in plan.transfers for move in transfer.moves if move.target.key in asked}
     for one in plan.followed:
         into, out_of = (torch.from_numpy(places) for places in move_indices(home[one.mean], 0, plan.maps))
         mean, variance = (_exact(values(home[key].source.key)) for key in (one.mean, one.variance))
@@ -135,7 +136,7 @@ def _inputs(rows: Tensor, means: Tensor, expected: Tensor | None, varying: Tenso
     damping = _DAMPING * rows.square().sum(2).mean()
     left = (rows.mT @ (means - rows @ found)) * varying
     way, size = left, left.square().sum(1, keepdim=True)
-    for _ in range(_STEPS):
+    for _ in range(min(_STEPS, rows.shape[2])):  # as many as there are inputs solve it
         ahead = (rows.mT @ (rows @ way) + damping * way) * varying
         length = size / (way * ahead).sum(1, keepdim=True).clamp_min(_LEAST)
         found, left = found + length * way, left - length * ahead
