@@ -342,6 +342,8 @@ def test_an_interrupted_grid_goes_on(models: str, number: signal.Signals, code: 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell starts background jobs with SIGINT ignored, and whoever runs these tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     path, until = Path("lab-runs/grid/rows.jsonl"), time.monotonic() + 300
     while time.monotonic() < until and not (path.exists() and path.read_text().count("\n") >= 2):
