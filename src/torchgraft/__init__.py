@@ -7,7 +7,8 @@
 {'resized': 2}
 """
 
-from torchgraft import morph
+from typing import TYPE_CHECKING, Any
+
 from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer
 from torchgraft.errors import ApplyError, CheckpointError, GraftError, MorphError, PinError, PlanError, SpecError
 from torchgraft.optim import OptimizerReport, transfer_optimizer
@@ -15,6 +16,9 @@ from torchgraft.plan import Plan, Report
 from torchgraft.records import Element, Layer, Match, Pair, TensorPlan
 from torchgraft.score import pairwise
 from torchgraft.verify import Certificate, verify
+
+if TYPE_CHECKING:
+    from torchgraft import morph
 
 __all__ = [
     "ApplyError",
@@ -46,3 +50,11 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "morph":  # imported when it is asked for: with networkx it takes as long as all the rest
+        import importlib
+
+        return importlib.import_module("torchgraft.morph")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,8 @@ __all__ = ["follow"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,11 +39,18 @@ _FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish,
     "hardsigmoid": F.hardsigmoid,
 }
-# Gauss-Hermite quadrature: E[f(z)] of a standard normal z is the sum of weights times f(nodes).
-_NODES, _WEIGHTS = (torch.from_numpy(one) for one in np.polynomial.hermite_e.hermegauss(33))
 _DAMPING = 1e-2  # of the fit, in squares of the mean length of a row
 _STEPS = 10  # of conjugate gradients
 _LEAST = 1e-37  # of a divisor, which single precision holds
+
+
+@cache
+def _quadrature() -> tuple[Tensor, Tensor]:
+    """Gauss-Hermite: E[f(z)] of a standard normal z is the sum of weights times f(nodes). Imported when needed."""
+    from numpy.polynomial.hermite_e import hermegauss
+
+    nodes, weights = (torch.from_numpy(one) for one in hermegauss(33))
+    return nodes, weights / weights.sum()
 
 
 def follow(plan: Plan, values: Callable[[str], Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -114,8 +121,9 @@ def _expected(one: Followed, values: Callable[[str], Tensor], rows: Tensor) -> t
     if not one.gain:
         return None, rows.new_ones(shape)
     gain, shift = (_exact(values(key)).double() for key in (one.gain, one.shift))
-    seen: Tensor = _FUNCTIONS[one.function](shift[:, None] + gain.abs()[:, None] * _NODES) @ _WEIGHTS
-    return (seen / _WEIGHTS.sum()).view(shape).to(rows), (gain != 0).view(shape).to(rows)
+    nodes, weights = _quadrature()
+    seen: Tensor = _FUNCTIONS[one.function](shift[:, None] + gain.abs()[:, None] * nodes) @ weights
+    return seen.view(shape).to(rows), (gain != 0).view(shape).to(rows)
 
 
 def _inputs(rows: Tensor, means: Tensor, expected: Tensor | None, varying: Tensor) -> Tensor:
