@@ -176,10 +176,12 @@ def _groups(
     options = dict(given) if isinstance(given, Mapping) else None
     arguments = None if inputs is None else () if isinstance(given, Mapping) else tuple(given)
     found = []
-    for side, held, look in zip(("target", "source"), both, looks, strict=True):
-        module = held()
+    sides = [(side, held(), look) for side, held, look in zip(("target", "source"), both, looks, strict=True)]
+    for side, module, _ in sides:  # before the other one is run for nothing
         if module is None:
             return f"the {side} is a table without code, so its couplings are not known"
+    for side, module, look in sides:
+        assert module is not None
         try:
             found.append(known_groups(unwrap(module), look, arguments, options))
         except InputsError:
