@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -58,3 +59,16 @@ def test_nothing_is_committed_that_must_not_be() -> None:
     texts = [(ROOT / name) for name in files if name.endswith((".py", ".md", ".toml", ".txt", "Makefile", "run"))]
     here = "/" + "work" + "/"
     assert not [path.name for path in texts if path.exists() and here in path.read_text()]
+
+
+def test_public_names_are_imported_when_asked_for_and_files_never_take_their_place() -> None:
+    code = (
+        "import sys, torchgraft as tg\n"
+        "assert not [name for name in sys.modules if name.startswith('torchgraft.')], 'imported too early'\n"
+        "import torchgraft.plan, torchgraft.similarity, torchgraft.transfer.apply, torchgraft.verify\n"
+        "assert all(callable(one) for one in (tg.plan, tg.similarity, tg.transfer, tg.verify))\n"
+        "assert set(tg.__all__) <= set(dir(tg)) and [getattr(tg, name) for name in tg.__all__]\n"
+        "tg.nothing\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("AttributeError: module 'torchgraft' has no attribute 'nothing'\n"), done.stderr

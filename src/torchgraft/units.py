@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "RULES",
+    "Index",
     "Pairs",
     "axis_indices",
     "copy_shares",
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torchgraft.errors import PlanError
 from torchgraft.records import Move, Stretch, UnitMap
 
+#: Numbers of units.
 Index = NDArray[np.int64]
 #: Units of the target, and the source unit that each stands for.
 Pairs = tuple[Index, Index]
@@ -114,6 +116,8 @@ def covered(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:
 def axis_indices(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> Pairs:
     """Return the places along an axis that the source determines, and the places of the source they come from."""
     found = [_stretch(stretch, maps) for stretch in stretches]
+    if len(found) == 1:
+        return found[0]
     return np.concatenate([into for into, _ in found]), np.concatenate([out_of for _, out_of in found])
 
 
@@ -122,12 +126,14 @@ def _stretch(stretch: Stretch, maps: Sequence[UnitMap]) -> Pairs:
     return into + stretch.into, out_of + stretch.out_of
 
 
-def product_indices(maps: Iterable[UnitMap]) -> Pairs:
+def product_indices(maps: Sequence[UnitMap]) -> Pairs:
     """Return the places that several maps pair along an axis that is their product, the slowest first.
 
     >>> [side.tolist() for side in product_indices([UnitMap(2, 1, "start"), UnitMap(3, 2, "start")])]
     [[0, 1], [0, 1]]
     """
+    if len(maps) == 1:
+        return pairs_of(maps[0])
     into, out_of = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for units in maps:
         t, s = pairs_of(units)

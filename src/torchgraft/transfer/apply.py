@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def _gathered(module: nn.Module) -> tuple[dict[str, Tensor], bool]:
                 inner = child.__dict__
                 if inner["_parameters"] or inner["_buffers"] or inner["_modules"]:
                     stack.append((f"{prefix}{name}.", inner))
-    return tensors, any(tensor.is_meta for tensor in (*tensors.values(), *others))
+    return tensors, any(map(attrgetter("is_meta"), (*tensors.values(), *others)))
 
 
 def apply_plan(
@@ -161,20 +162,25 @@ def _place(work: _Work) -> list[Transfer]:
     boxes: list[tuple[Tensor, Tensor]] = []
     silent: list[Tensor] = []
     waiting = 0
+    stored, values = work.tensors.get, work.values
     with torch.inference_mode():  # where a view costs less
         for transfer in work.plan.transfers:
             left = []
             for move in transfer.moves:
                 windows = move.windows
-                whole = None if windows is None else work.tensors.get(move.target.key)
-                value = None if whole is None else work.values(move.source.key)
+                whole = None if windows is None else stored(move.target.key)
+                value = None if whole is None else values(move.source.key)
                 if windows is None or whole is None or value is None or not whole.ndim == value.ndim == windows.rank:
                     left.append(move)  # a convolution seen as a matrix, say
                     continue
-                if windows.silent:
-                    silent += [seen(whole, rim) for rim in windows.silent]
-                boxes.append((seen(whole, windows.into), seen(value, windows.out_of)))
+                for rim in windows.silent:
+                    silent.append(seen(whole, rim))
                 waiting += value.numel()  # all of it is held, however little is read
+                if windows.into.steps:
+                    whole = seen(whole, windows.into)
+                if windows.out_of.steps:
+                    value = seen(value, windows.out_of)
+                boxes.append((whole, value))
             if waiting > _WAITING:
                 _write(silent, boxes)
                 waiting = 0

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from torchgraft.kinds import output_axis
 from torchgraft.records import Move, TensorSpec, Transfer, UnitMap, Window, Windows
-from torchgraft.units import copy_shares, move_indices
+from torchgraft.units import Index, copy_shares, move_indices
 from torchgraft.windows import centred_windows, outputs_of
 
 Tensors = Mapping[str, Tensor]
@@ -158,7 +158,7 @@ def place_units(
     outputs = outputs_of(kind, move.target.role)
     inputs = [axis for axis in range(target.ndim) if axis != outputs and len(into[axis]) < target.shape[axis]]
     if outputs is not None and any(move.pads[axis : axis + 1] != ("fresh",) for axis in inputs):
-        target.index_fill_(outputs, into[outputs], 0)
+        target.index_fill_(outputs, _on(target, into[outputs]), 0)
     step = max(1, _AT_ONCE * source.shape[0] // max(1, source.numel()))
     for start in range(0, len(into[0]), step):
         block = slice(start, start + step)
@@ -171,54 +171,56 @@ def place_units(
         put_units(target, places, values if plain else values.to(target) * move.factor + move.offset)
     for axis, name in enumerate(move.pads):
         if name and name != "shared":
-            PADS[name](target, axis, into[axis], scale)
+            PADS[name](target, axis, _on(target, into[axis]), scale)
 
 
 # Elements of a tensor that are gathered at a time: what is gathered is held a second time.
 _AT_ONCE = 1 << 18
 
 
-def unit_places(
-    target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]
-) -> tuple[list[Tensor], list[Tensor]]:
+def unit_places(target: Tensor, source: Tensor, move: Move, maps: Sequence[UnitMap]) -> tuple[list[Index], list[Index]]:
     """Return, for every axis, the places of the target that a move determines, and where they come from."""
-    into, out_of = [], []
-    for axis, sizes in enumerate(zip(target.shape, source.shape, strict=True)):
-        places, origins = move_indices(move, axis, maps, sizes)
-        into.append(torch.from_numpy(places).to(target.device))
-        out_of.append(torch.from_numpy(origins).to(source.device))
-    return into, out_of
+    sizes = enumerate(zip(target.shape, source.shape, strict=True))
+    pairs = [move_indices(move, axis, maps, both) for axis, both in sizes]
+    return [into for into, _ in pairs], [out_of for _, out_of in pairs]
 
 
-def take_units(source: Tensor, out_of: Sequence[Tensor]) -> Tensor:
+def take_units(source: Tensor, out_of: Sequence[Index]) -> Tensor:
     """Return the values of a source at places that are given axis by axis."""
     for axis, places in enumerate(out_of):
-        if _is_run(places):
-            source = source.narrow(axis, int(places[0]), len(places))
-        else:
-            source = source.index_select(axis, places)
+        source = _run(source, axis, places) if _is_run(places) else source.index_select(axis, _on(source, places))
     return source
 
 
-def put_units(target: Tensor, into: Sequence[Tensor], values: Tensor) -> None:
+def put_units(target: Tensor, into: Sequence[Index], values: Tensor) -> None:
     """Write values to the places of a target that are given axis by axis."""
-    runs = {axis for axis, places in enumerate(into) if _is_run(places)}
-    for axis in runs:
-        target = target.narrow(axis, int(into[axis][0]), len(into[axis]))
-    scattered = [axis for axis in range(len(into)) if axis not in runs]
+    scattered = []
+    for axis, places in enumerate(into):
+        if _is_run(places):
+            target = _run(target, axis, places)
+        else:
+            scattered.append(axis)
     if not scattered:
         target.copy_(values)
     elif len(scattered) == 1:
-        target.index_copy_(scattered[0], into[scattered[0]], values.to(target))
+        target.index_copy_(scattered[0], _on(target, into[scattered[0]]), values.to(target))
     else:
-        numbers = (torch.arange(len(one), device=target.device) if a in runs else one for a, one in enumerate(into))
-        target[torch.meshgrid(*numbers, indexing="ij")] = values.to(target)
+        numbers = (into[axis] if axis in scattered else np.arange(size) for axis, size in enumerate(target.shape))
+        target[torch.meshgrid(*(_on(target, one) for one in numbers), indexing="ij")] = values.to(target)
 
 
-def _is_run(places: Tensor) -> bool:
+def _run(tensor: Tensor, axis: int, places: Index) -> Tensor:
+    return tensor if len(places) == tensor.shape[axis] else tensor.narrow(axis, int(places[0]), len(places))
+
+
+def _on(tensor: Tensor, places: Index) -> Tensor:
+    return torch.from_numpy(places).to(tensor.device)
+
+
+def _is_run(places: Index) -> bool:
     """Tell whether places follow each other without a gap."""
-    numbers = places.numpy(force=True)  # a few dozen numbers: faster there than in torch
-    return len(numbers) > 0 and bool(numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all())
+    size = len(places)
+    return size > 0 and bool(places[-1] - places[0] == size - 1 and (places[1:] > places[:-1]).all())
 
 
 def _mean(target: Tensor, axis: int, into: Tensor, scale: Tensor | None = None) -> None:

@@ -43,7 +43,7 @@ def units_of(plan: Plan, transfer: Transfer) -> Units | None:
         alike = len(factors[0]) == len(factors[1])
         pairs = zip(*factors, strict=True) if alike else [sizes]
         how = "start" if axis in move.lead else "centre"
-        index = product_indices(UnitMap(t, s, how) for t, s in pairs)
+        index = product_indices([UnitMap(t, s, how) for t, s in pairs])
     else:
         return None
     if transfer.kind in GATES:  # the first gate's rows stand for the hidden units
