@@ -179,7 +179,7 @@ def _cifar100_growth() -> Experiment:
     )
 
 
-def _flowers(name: str, title: str, targets: Mapping[str, str], **more: Any) -> Experiment:
+def _flowers(name: str, title: str, targets: Mapping[str, str], train: int | None = None, **more: Any) -> Experiment:
     """From ImageNet checkpoints of other code into ``targets``, on photos of five flowers."""
     checkpoints = {name: f"timm:{name}_100,pad_type=same" for name in ("mobilenetv2", "mobilenetv1")}
     return _grid(
@@ -187,7 +187,7 @@ def _flowers(name: str, title: str, targets: Mapping[str, str], **more: Any) -> 
         title,
         {**checkpoints, **targets},
         MAIN,
-        data=Data("npz:lab-data/flowers5_128.npz", size=64, normalize="imagenet"),
+        data=Data("npz:lab-data/flowers5_128.npz", size=64, train=train, normalize="imagenet"),
         recipe=replace(_SMALL_RECIPE, batch=32, rate=0.02, final_rate=0.002, augment="crop_flip"),
         sources=tuple(Source(f"{name}-in1k", name, f"lab-data/in1k_{name}_100_224.npz") for name in checkpoints),
         targets=tuple(targets),
@@ -207,12 +207,13 @@ def _flowers_pretrained() -> Experiment:
 def _flowers_growth() -> Experiment:
     return _flowers(
         "flowers-growth",
-        "From ImageNet checkpoints of other code into wider and deeper networks: 3,447 photos of five flowers",
+        "From ImageNet checkpoints of other code into wider and deeper networks: 1,000 photos of five flowers",
         {
             "mobilenetv2-wider": "timm:mobilenetv2_140,pad_type=same",
             "mobilenetv2-deeper": "timm:mobilenetv2_120d,pad_type=same",
             "mobilenetv1-wider": "timm:mobilenetv1_125,pad_type=same",
         },
+        train=1000,
         pairs=(
             ("mobilenetv2-in1k", "mobilenetv2-wider"),
             ("mobilenetv2-in1k", "mobilenetv2-deeper"),
