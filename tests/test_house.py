@@ -67,6 +67,7 @@ def test_public_names_are_imported_when_asked_for_and_files_never_take_their_pla
         "assert not [name for name in sys.modules if name.startswith('torchgraft.')], 'imported too early'\n"
         "import torchgraft.plan, torchgraft.similarity, torchgraft.transfer.apply, torchgraft.verify\n"
         "assert all(callable(one) for one in (tg.plan, tg.similarity, tg.transfer, tg.verify))\n"
+        "assert tg.axes.axis_groups and tg.errors.GraftError is tg.GraftError\n"
         "assert set(tg.__all__) <= set(dir(tg)) and [getattr(tg, name) for name in tg.__all__]\n"
         "tg.nothing\n"
     )

@@ -64,11 +64,12 @@ _HOMES = {
     "verify": ("Certificate", "verify"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("axes", "errors", "io", "lab", "morph", "records")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "morph":
-        return importlib.import_module("torchgraft.morph")
+    if name in _ROOMS:
+        return importlib.import_module(f"torchgraft.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"torchgraft.{_HOME[name]}"), name)
@@ -77,7 +78,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})
 
 
 class _Package(ModuleType):
