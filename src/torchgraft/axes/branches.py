@@ -7,20 +7,15 @@ __all__ = ["Branch", "branches", "closing_keys", "outermost"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import BATCH_NORMS, FACTORS, KEEPS_ZERO, LAYER_NORMS, LAYOUT, SUMS
 
 # Functions with f(0) = 0, place by place or over places.
-_KEEPS_ZERO = frozenset(
-    [
-        *("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div", "mean"),
-        *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "_adaptive_avg_pool2d"),
-        *("max_pool2d_with_indices", "_adaptive_avg_pool3d", "avg_pool3d", "max_pool3d_with_indices"),
-    ]
+_KEEPS_ZERO = KEEPS_ZERO.union(
+    ("div", "mean", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "avg_pool3d"),
+    ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
 )
-_NORMS = BATCH_NORMS | {"native_layer_norm", "native_group_norm"}
-# Where the factors of a product stand among the inputs: a stored one on either side closes a branch.
-_FACTORS = {"convolution": (1, 2), "addmm": (1, 3), "baddbmm": (1, 3), "mm": (0, 2), "bmm": (0, 2)}
-_SUMS = frozenset(["add", "sub"])
+_NORMS = BATCH_NORMS | LAYER_NORMS
 _COPIES = frozenset(["_to_copy", "clone", "contiguous", "detach", "alias"])
 
 
@@ -51,7 +46,7 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     chains: dict[int, int] = {}
     sums: dict[int, tuple[int, int]] = {}  # the number of a branch, and its stream, by what they give together
     for step in flow.steps:
-        if step.name.rstrip("_") not in _SUMS or len(step.inputs) != 2:
+        if step.name.rstrip("_") not in SUMS or len(step.inputs) != 2:
             continue
         for value, inner in (step.inputs, step.inputs[::-1]):
             found = _branch(flow, value, inner)
@@ -130,7 +125,7 @@ def _chain(flow: Flow, value: int, chains: Mapping[int, int]) -> int | None:
     """Return the chain of the sum that a stream comes from, if only norms and activations stand between them."""
     while value not in chains:
         step = flow.step(value)
-        if step is None or not step.inputs or step.name in _FACTORS or step.name in ("cat", "stack"):
+        if step is None or not step.inputs or step.name in FACTORS or step.name in ("cat", "stack"):
             return None
         value = step.inputs[0]
     return chains[value]
@@ -188,13 +183,13 @@ def closing_keys(flow: Flow, value: int) -> list[str] | None:
     if step.name in _NORMS:
         affine = [key for key in keys[1:3] if key is not None]
         return affine if len(affine) == (2 if step.name in BATCH_NORMS else len(keys) - 1) > 0 else None
-    if step.name in _FACTORS:
-        weighted = any(key is not None for key in keys[slice(*_FACTORS[step.name])])
+    if step.name in FACTORS:
+        weighted = any(key is not None for key in keys[slice(*FACTORS[step.name])])
         return [key for key in keys if key is not None] if weighted else None  # a computed weight stays as it is
     if name == "mul":
         scale = next((key for key in keys if key is not None), None)
         return [scale] if scale else next(filter(None, (closing_keys(flow, one) for one in inputs)), None)
-    if name in _SUMS:
+    if name in SUMS:
         return _all([[key] if key else closing_keys(flow, one) for key, one in zip(keys, inputs, strict=True)])
     return _all([closing_keys(flow, one) for one in inputs]) if name in ("cat", "stack") else None
 

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH_NORMS", "LAYOUT", "PRODUCTS", "Flow", "Product", "flow_of", "grouped_weights"]
+__all__ = ["Flow", "Product", "flow_of", "grouped_weights"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+from torchgraft.axes.operators import LAYOUT, PRODUCTS, SIGMOIDS
 from torchgraft.axes.steps import Step
 from torchgraft.axes.trace import Trace
-
-#: Operators that only change how a value lies, or pass a part of it on.
-LAYOUT = frozenset(
-    [
-        *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "clone", "contiguous", "expand", "squeeze"),
-        *("unsqueeze", "roll", "slice", "select", "flatten", "as_strided", "alias", "detach", "_to_copy", "index"),
-        *("pixel_shuffle", "constant_pad_nd", "native_dropout", "dropout", "unbind", "split", "split_with_sizes"),
-    ]
-)
-#: Where value, weight and bias of a product with a weight stand among its inputs; a bias may be missing there.
-PRODUCTS: Mapping[str, tuple[int, int, int | None]] = {
-    "addmm": (1, 2, 0),
-    "mm": (0, 1, None),
-    "convolution": (0, 1, 2),
-}
-#: Norms that treat every unit for itself.
-BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit_no_training"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +28,7 @@ class Flow:
 
     ``given`` and ``outputs`` are the values of inputs and outputs, ``classes`` those of the modules without
     others inside, by path; ``constants`` the names of buffers that no state dict holds, ``numbers`` those that are one
-    number.
+    number; ``read`` are the steps that read a value, in the order of the run.
     """
 
     steps: Sequence[Step]
@@ -55,11 +39,16 @@ class Flow:
     classes: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[int, str] = field(default_factory=dict)
     numbers: Mapping[int, float] = field(default_factory=dict)
+    read: Mapping[int, Sequence[Step]] = field(default_factory=dict)
 
     def step(self, value: int) -> Step | None:
         """Return the step that made a value, ``None`` for what was there before the run."""
         number = self.maker.get(value)
         return None if number is None else self.steps[number]
+
+    def readers(self, value: int) -> Sequence[Step]:
+        """Return the steps that read a value."""
+        return self.read.get(value, ())
 
     def plain(self, value: int) -> int:
         """Return the value that another one is in a new layout."""
@@ -91,6 +80,11 @@ class Flow:
         """Return the key of a value that is a stored tensor, if in another layout."""
         return self.stored.get(self.plain(value))
 
+    def gate(self, value: int) -> Step | None:
+        """Return the sigmoid that a value comes from, if in another layout, ``None`` where it comes from none."""
+        step = self.step(self.plain(value))
+        return step if step is not None and step.name.rstrip("_") in SIGMOIDS else None
+
     def product(self, step: Step | None) -> Product | None:
         """Return what a step reads if it is a product with a weight."""
         if step is None or step.name not in PRODUCTS:
@@ -112,8 +106,12 @@ class Flow:
 def flow_of(found: Trace) -> Flow:
     """Return a run as a graph."""
     maker = {value: number for number, step in enumerate(found.steps) for value in step.outputs}
+    read: dict[int, list[Step]] = {}
+    for step in found.steps:
+        for value in step.inputs:
+            read.setdefault(value, []).append(step)
     told = found.given, found.outputs, found.classes, found.constants, found.numbers
-    return Flow(found.steps, maker, found.stored, *told)
+    return Flow(found.steps, maker, found.stored, *told, read)
 
 
 def grouped_weights(flow: Flow) -> dict[str, int]:

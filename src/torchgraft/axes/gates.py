@@ -4,12 +4,11 @@ from __future__ import annotations
 
 __all__ = ["Gate", "gates"]
 
-from collections import defaultdict
 from dataclasses import dataclass
 
-from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import BATCH_NORMS, LAYOUT
 
-_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
 _HOMOGENEOUS = frozenset(("relu", "leaky_relu", "neg"))  # f(2 x) = 2 f(x)
 
 
@@ -29,34 +28,29 @@ class Gate:
 
 def gates(flow: Flow) -> tuple[Gate, ...]:
     """Return the gates of a run, in its order."""
-    read: dict[int, list[int]] = defaultdict(list)
-    for number, step in enumerate(flow.steps):
-        for value in step.inputs:
-            read[value].append(number)
     found = []
     for step in flow.steps:
         if step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
             continue
         for gate, value in (step.inputs, step.inputs[::-1]):
-            made = flow.step(flow.plain(gate))
-            if made is None or made.name.rstrip("_") not in _SIGMOIDS:
+            made = flow.gate(gate)
+            if made is None:
                 continue
             last = flow.factors(flow.step(flow.plain(made.inputs[0])))
             if last is not None:
-                scaled = _after(flow, step.outputs[0], read) or _before(flow, value)
+                scaled = _after(flow, step.outputs[0]) or _before(flow, value)
                 found.append(Gate(made.name.rstrip("_"), *last, scaled))
             break
     return tuple(found)
 
 
-def _after(flow: Flow, value: int, read: dict[int, list[int]]) -> tuple[str, ...]:
+def _after(flow: Flow, value: int) -> tuple[str, ...]:
     """Return the weights of the products that read a value, ``()`` where anything else does."""
     keys: list[str] = []
-    for number in read[value]:
-        step = flow.steps[number]
+    for step in flow.readers(value):
         product = flow.product(step)
         if step.name in LAYOUT:
-            inner = _after(flow, step.outputs[0], read)
+            inner = _after(flow, step.outputs[0])
         elif product is not None and product.value == value:
             key = flow.parameter(product.weight)
             inner = () if key is None else (key,)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["Link", "links"]
 
-from collections import defaultdict
 from dataclasses import dataclass
 from math import log2
 
 from torch import nn
 
-from torchgraft.axes.flow import BATCH_NORMS, LAYOUT, PRODUCTS, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import BATCH_NORMS, LAYER_NORMS, LAYOUT, PRODUCTS
 from torchgraft.axes.reads import Read, read_norm
 
 _ACTIVATIONS = frozenset((
@@ -22,8 +22,7 @@ _POOLS = frozenset((
     *("max_pool3d_with_indices", "avg_pool3d", "_adaptive_avg_pool3d"),
 ))  # fmt: skip
 # What may read a value without making something else of its units.
-_TAKES = LAYOUT | _POOLS | PRODUCTS.keys() | BATCH_NORMS | {"add", "cat", "native_layer_norm", "native_group_norm"}
-_GATES = frozenset(("sigmoid", "hardsigmoid"))
+_TAKES = LAYOUT | _POOLS | PRODUCTS.keys() | BATCH_NORMS | LAYER_NORMS | {"add", "cat"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,6 @@ def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
         flow: of a run of ``module``.
         module: holds the settings of the norms.
     """
-    read: dict[int, list[int]] = defaultdict(list)
-    for number, step in enumerate(flow.steps):
-        for value in step.inputs:
-            read[value].append(number)
     found: dict[str, Link] = {}
     again: set[str] = set()
     widest = max((step.shape[-1] for step in flow.steps if step.name == "convolution"), default=1)
@@ -80,7 +75,7 @@ def links(flow: Flow, module: nn.Module) -> tuple[Link, ...]:
             continue
         weight, bias = keys
         again |= {weight} & found.keys()
-        norm, after = _behind(flow, module, step.outputs[0], read)
+        norm, after = _behind(flow, module, step.outputs[0])
         value = product.value
         follows, gate = _follows(flow, value)
         made = flow.step(value)
@@ -99,11 +94,11 @@ def _is_plain(module: nn.Module, weight: str) -> bool:
     return isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
-def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]]) -> tuple[Norm | None, str]:
+def _behind(flow: Flow, module: nn.Module, value: int) -> tuple[Norm | None, str]:
     """Return the batch norm and the activation that alone read a value; ``?`` where something else makes more of it."""
     norm = None
-    while len(read[value]) == 1:
-        step = flow.steps[read[value][0]]
+    while len(readers := flow.readers(value)) == 1:
+        step = readers[0]
         if step.name in BATCH_NORMS and norm is None:
             keys = [flow.parameter(one) for one in step.inputs[1:5]]
             owner = module.get_submodule((keys[0] or "").rpartition(".")[0])
@@ -116,8 +111,7 @@ def _behind(flow: Flow, module: nn.Module, value: int, read: dict[int, list[int]
         elif step.name not in LAYOUT:
             break
         value = step.outputs[0]
-    readers = (flow.steps[number].name.rstrip("_") for number in read[value])
-    return norm, "" if all(name in _TAKES for name in readers) else "?"
+    return norm, "" if all(step.name.rstrip("_") in _TAKES for step in flow.readers(value)) else "?"
 
 
 def _activation(flow: Flow, value: int) -> str:
@@ -137,8 +131,8 @@ def _follows(flow: Flow, value: int) -> tuple[str, str]:
     step = flow.step(value)
     if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
         for one, other in (step.inputs, step.inputs[::-1]):
-            made = flow.step(flow.plain(one))
-            if made is not None and made.name.rstrip("_") in _GATES and not gate:
+            made = flow.gate(one)
+            if made is not None and not gate:
                 gate, value = _weight(flow, flow.plain(made.inputs[0])), flow.plain(other)
         step = flow.step(value)
         if not gate:

@@ -6,11 +6,11 @@ __all__ = ["Read", "read_norm"]
 
 from dataclasses import dataclass
 
-from torchgraft.axes.flow import BATCH_NORMS, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import BATCH_NORMS, SIGMOIDS
 from torchgraft.axes.steps import Step
 
-_GATES = frozenset(["sigmoid", "hardsigmoid"])
-_FUNCTIONS = frozenset(["relu", "relu6", "silu", "gelu", "hardswish", "mish", "elu", "leaky_relu", "tanh", *_GATES])
+_FUNCTIONS = frozenset(["relu", "relu6", "silu", "gelu", "hardswish", "mish", "elu", "leaky_relu", "tanh", *SIGMOIDS])
 # Operators that change neither which channels there are nor, but for what a pool adds, their mean.
 _PASSING = frozenset(
     [
@@ -56,9 +56,4 @@ def read_norm(flow: Flow, value: int) -> Read | None:
 def _gated(flow: Flow, step: Step) -> int | None:
     """Return the factor of a product that the other one is a gate of."""
     pairs = (step.inputs, step.inputs[::-1]) if len(step.inputs) == 2 else ()
-    return next((one for one, other in pairs if _is_gate(flow, other)), None)
-
-
-def _is_gate(flow: Flow, value: int) -> bool:
-    step = flow.step(flow.plain(value))
-    return step is not None and step.name.rstrip("_") in _GATES
+    return next((one for one, other in pairs if flow.gate(other) is not None), None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any
 
+from torchgraft.axes.operators import BATCH_NORMS
 from torchgraft.axes.steps import Step
 from torchgraft.predict.sides import Sides, named, stored_inputs
 
@@ -18,7 +19,6 @@ _SIZED = frozenset((
     "linspace", "as_strided", "im2col", "col2im", "rand", "randn", "empty_strided", "new_empty_strided", "copy",
 ))  # fmt: skip
 _RESIZED = "upsample"  # to the size of a picture
-_BATCH_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
 
 
 def differ(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
@@ -26,7 +26,7 @@ def differ(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
     name = mine.name.rstrip("_")
     if name == "convolution":
         yield from _geometry(sides, mine, other)
-    elif name in _BATCH_NORMS:
+    elif name in BATCH_NORMS:
         if mine.settings[-1] != other.settings[-1]:
             yield _epsilons(sides, mine, other)
     elif name == "native_group_norm":

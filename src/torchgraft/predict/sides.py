@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from math import isclose
 
 from torchgraft.axes import AxisGroups
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import BATCH_NORMS, FACTORS, KEEPS_ZERO, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
 from torchgraft.couple import Coupled
@@ -22,14 +23,11 @@ SAME = frozenset((
     "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "contiguous", "alias",
     "detach", "_to_copy", "lift_fresh", "native_dropout", "dropout",
 ))  # fmt: skip
-_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training", "native_layer_norm"))
-_PRODUCTS = frozenset(("convolution", "addmm", "mm", "baddbmm", "bmm"))
-_SIGMOIDS = frozenset(("sigmoid", "hardsigmoid"))
+_NORMS = BATCH_NORMS | {"native_layer_norm"}
 _OPERATORS = {"native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm"}
 _NO_EPSILON = 1e-11  # what a norm of what is normalized already changes, at most
 _GREATEST = frozenset(("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d"))
 _IDEMPOTENT = frozenset(("relu", "hardtanh"))
-_KEEPS_ZERO = frozenset(("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Sides:
         flow = self.target.flow
         while (step := flow.step(value)) is not None:
             name, inputs = step.name.rstrip("_"), step.inputs
-            sums = name in ("add", "sub") and len(inputs) == 2
+            sums = name in SUMS and len(inputs) == 2
             if (step.name in SAME and inputs) or (sums and self.is_zero(inputs[1])):
                 value = inputs[0]
             elif sums and name == "add" and self.is_zero(inputs[0]):
@@ -140,10 +138,8 @@ class Sides:
     def _is_open(self, value: int) -> bool:
         """Tell whether a value is a gate that is the same everywhere, which other tensors make up for."""
         flow = self.target.flow
-        made = flow.step(flow.plain(value))
-        if made is None or made.name.rstrip("_") not in _SIGMOIDS:
-            return False
-        before = flow.step(flow.plain(made.inputs[0]))
+        made = flow.gate(value)
+        before = None if made is None else flow.step(flow.plain(made.inputs[0]))
         keys = [] if before is None else list(stored_inputs(flow, before))
         return bool(keys) and all(key in self.values or key in self.gates for key in keys)
 
@@ -164,16 +160,16 @@ class Sides:
         if step is None or not step.inputs:
             return False
         name = step.name.rstrip("_")
-        if step.name in LAYOUT or name in _KEEPS_ZERO or (name == "div" and step.name in LAYOUT):
+        if step.name in LAYOUT or name in KEEPS_ZERO:
             return self.is_zero(step.inputs[0])
         silent = [self.values.get(key) == 0 for key in stored_inputs(flow, step)]
         if step.name in _NORMS:
             return len(silent) > 1 and all(silent[:2])
-        if step.name in _PRODUCTS:
+        if step.name in FACTORS:
             return bool(silent) and all(silent)
         if name == "mul":
             return any(map(self.is_zero, step.inputs))
-        if name in ("add", "sub", "cat", "stack"):
+        if name in SUMS or name in ("cat", "stack"):
             latest = sorted(step.inputs, key=lambda one: -flow.maker.get(one, -1))  # a branch is short, a stream is not
             return all(map(self.is_zero, latest))
         return False

@@ -9,6 +9,7 @@ from math import isclose
 
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.norms import Norm
+from torchgraft.axes.operators import FACTORS
 from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import Atom, atoms_of, size_of
 from torchgraft.predict.settings import same_epsilon
@@ -16,7 +17,6 @@ from torchgraft.predict.sides import Sides, named, stored_inputs
 from torchgraft.predict.walk import Course, place
 from torchgraft.records import Move
 
-_PRODUCTS = frozenset(("convolution", "addmm", "mm", "bmm", "baddbmm"))
 _LINEAR = frozenset((
     "add", "sub", "cat", "stack", "mean", "embedding", "permute", "transpose", "t", "repeat", "slice", "select",
     "expand", "roll", "index", "unbind", "split", "split_with_sizes", "flatten", "constant_pad_nd", "bmm", "avg_pool2d",
@@ -56,7 +56,7 @@ def _is_norm(sides: Sides, step: Step) -> bool:
 
 def _reads_weights(flow: Flow, step: Step) -> bool:
     """Tell whether one factor of a product is a stored tensor, in which new units count nothing."""
-    return step.name in _PRODUCTS and any(stored_inputs(flow, step))
+    return step.name in FACTORS and any(stored_inputs(flow, step))
 
 
 def _is_fixed(term: object) -> bool:

@@ -7,7 +7,8 @@ __all__ = ["Course", "Found", "compare", "place"]
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import LAYER_NORMS, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
 from torchgraft.predict.settings import differ
 from torchgraft.predict.sides import SAME, Sides, named, stored_inputs
@@ -16,8 +17,6 @@ from torchgraft.records import Obstacle
 #: A value of the target, the value of the source that it should be, and the place of what reads it.
 Point = tuple[int, int, str]
 
-_SUMS = frozenset(("add", "sub"))
-_NORMS = frozenset(("native_layer_norm", "native_group_norm"))
 _BRIEF = frozenset(("addmm", "mm"))  # the same product, with and without a bias
 
 
@@ -238,7 +237,7 @@ def _layers(sides: Sides, mine: _Stretch, other: _Stretch) -> Iterator[Obstacle]
         keys = list(stored_inputs(flow, step))
         if keys and not all(key in sides.values for key in keys):
             again = any(key in sides.again for key in keys)
-            if step.name.rstrip("_") in _NORMS and again:
+            if step.name.rstrip("_") in LAYER_NORMS and again:
                 what = f"a new {named(flow, step)} normalizes what passes it, so its block is no identity"
             else:
                 told = "repeats layers of the source" if again else "has no counterpart in the source"
@@ -285,7 +284,7 @@ def _sums(sides: Sides, mine: _Stretch, other: _Stretch, where: str) -> Iterator
 
 def _adds(flow: Flow, step: Step) -> bool:
     """Tell whether a step adds two values that were both computed from the input: a mask is none."""
-    return step.name.rstrip("_") in _SUMS and len(step.inputs) == 2 and all(_computed(flow, v) for v in step.inputs)
+    return step.name.rstrip("_") in SUMS and len(step.inputs) == 2 and all(_computed(flow, v) for v in step.inputs)
 
 
 def _computed(flow: Flow, value: int) -> bool:
@@ -302,7 +301,7 @@ def _computed(flow: Flow, value: int) -> bool:
 
 
 def _is_function(flow: Flow, step: Step, layout: bool) -> bool:
-    plain = step.name not in SAME and step.name.rstrip("_") not in _SUMS and not any(stored_inputs(flow, step))
+    plain = step.name not in SAME and step.name.rstrip("_") not in SUMS and not any(stored_inputs(flow, step))
     return plain and (step.name in LAYOUT) == layout
 
 
