@@ -7,7 +7,7 @@ that a module carries (``num_heads``, ``head_dim``, ``config``) are looked at, n
 
 from __future__ import annotations
 
-__all__ = ["Heads", "fused_parts", "heads_of", "units_of"]
+__all__ = ["HEAD_COUNTS", "HEAD_SIZES", "KEY_VALUE_COUNTS", "Heads", "fused_parts", "heads_of", "units_of"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,10 @@ from torch import nn
 
 from torchgraft.records import Shape
 
-_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size")
-_KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
+#: How libraries call the number of query heads of an attention, the size of a head, and the number of key heads.
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
+HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size")
+KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
 
 # These store their fused projection head by head, (heads, 3, head_dim), instead of (3, heads, head_dim).
 _INTERLEAVED = frozenset(
@@ -50,15 +51,15 @@ def heads_of(module: nn.Module, width: int) -> Heads | None:
     """Return the heads that ``module`` declares, given the ``width`` of its input; ``None`` where it declares none."""
     own = module.__dict__
     config = own.get("config")
-    count = _integer(_COUNTS, module, config)
-    size = _integer(_SIZES, module)
+    count = _integer(HEAD_COUNTS, module, config)
+    size = _integer(HEAD_SIZES, module)
     if count is None or not (size or own.get("num_heads") or own.get("num_attention_heads") or own.get("n_heads")):
         return None
     width = width or int(own.get("embed_dim", 0))
     size = size or (width // count if width and width % count == 0 else None)
     if size is None:
         return None
-    key_value = _integer(_KEY_VALUE_COUNTS, module, config) or count
+    key_value = _integer(KEY_VALUE_COUNTS, module, config) or count
     return Heads(count, key_value, size, type(module).__name__ in _INTERLEAVED)
 
 

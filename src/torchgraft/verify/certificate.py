@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["TOLERANCE", "Certificate", "Deviation", "Place"]
+__all__ = ["TOLERANCE", "Certificate", "Deviation", "Place", "rounding_of"]
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from torchgraft.view.text import render
 
 #: Relative deviation up to which two outputs are the same function but for rounding, by precision.
 TOLERANCE: Mapping[str, float] = {"float64": 1e-10, "float32": 1e-4}
+
+# Rounding errors of stored weights add up on the way to the outputs.
+_ROUNDINGS = 64
+
+
+def rounding_of(types: Iterable[torch.dtype]) -> float:
+    """Return the relative deviation that storing computed weights in these types explains, 0 where there are none.
+
+    >>> rounding_of([torch.float64, torch.float32]) == 64 * 2**-23
+    True
+    """
+    return _ROUNDINGS * max((torch.finfo(one).eps for one in types), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

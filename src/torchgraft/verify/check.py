@@ -20,7 +20,7 @@ from torchgraft.origin import module_weights
 from torchgraft.plan import Plan, Report
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.transfer.narrowing import settle
-from torchgraft.verify.certificate import Certificate, Deviation, Place
+from torchgraft.verify.certificate import Certificate, Deviation, Place, rounding_of
 from torchgraft.verify.outputs import ROUNDING, compared_leaves, deviation_of, factor_between
 from torchgraft.verify.places import Evidence, compare_places
 from torchgraft.verify.reasons import reasons_for
@@ -89,17 +89,13 @@ def verify(
     return replace(_explained(certificate, evidence, measured), notes=tuple(dict.fromkeys(notes)))
 
 
-# Rounding errors of stored weights add up on the way to the outputs.
-_ROUNDINGS = 64
-
-
 def _rounding(plan: Plan) -> float:
     """Return the deviation that storing what the transfer computed explains."""
     moves = (move for transfer in plan.transfers for move in transfer.moves)
     computed = {move.target.dtype for move in moves if move.factor != 1 or {"mean", "shared"}.intersection(move.pads)}
     normed = {one.weight for one in plan.passages if one.norm}  # whose norms get gains that undo their statistics
     computed |= {one.dtype for one in plan.tensors if one.key in normed}
-    return _ROUNDINGS * max((torch.finfo(getattr(torch, dtype)).eps for dtype in computed), default=0.0)
+    return rounding_of(getattr(torch, dtype) for dtype in computed)
 
 
 def _explained(certificate: Certificate, evidence: Evidence, measured: Deviation | None) -> Certificate:

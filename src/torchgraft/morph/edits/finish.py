@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from torchgraft.errors import GraftError, MorphError
@@ -24,6 +23,7 @@ from torchgraft.transfer.narrowing import Narrowing
 from torchgraft.transfer.planning import make_plan
 from torchgraft.units import is_settled
 from torchgraft.verify import Certificate, verify
+from torchgraft.verify.certificate import rounding_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +124,14 @@ def certified(draft: Draft, report: Report | Plan, options: Options, what: str) 
         return None
     certificate = verify(draft.source, draft.model, report, options.inputs)
     if draft.computed:
-        certificate = replace(certificate, rounding=max(certificate.rounding, _ROUNDINGS * _epsilon(draft.model)))
+        stored = rounding_of(one.dtype for one in draft.model.parameters() if one.is_floating_point())
+        certificate = replace(certificate, rounding=max(certificate.rounding, stored))
     if not certificate.exact and not options.approximate:
         measured, plan = certificate.deviation(), report.plan if isinstance(report, Report) else report
         by = "" if measured is None else f" by {measured.relative:.1e}"
         why = next((f" ({reason})" for reason in (*certificate.reasons, *plan.obstacles)), "")
         raise MorphError(f"{what} would change the function{by}{why}: allow it with approximate=True")
     return certificate
-
-
-# As torchgraft.verify: rounding errors of stored weights add up.
-_ROUNDINGS = 64
-
-
-def _epsilon(model: nn.Module) -> float:
-    return max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)
 
 
 def swap(model: nn.Module, edited: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from math import prod
 
 from torch import nn
 
-from torchgraft.attention import heads_of
+from torchgraft.attention import HEAD_COUNTS, HEAD_SIZES, KEY_VALUE_COUNTS, heads_of
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.terms import Atom, Prod, atoms_of, size_of
 from torchgraft.errors import MorphError
@@ -19,10 +19,10 @@ from torchgraft.morph.edits.sizes import Sizes
 
 #: What libraries write down of an attention, by name: of its query heads, its key and value heads, and their size.
 _NUMBERS: Mapping[tuple[str, ...], Callable[[int, int, int], float]] = {
-    ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads"): lambda query, _, size: query,
-    ("num_key_value_heads", "num_kv_heads", "n_kv_heads"): lambda query, key, size: key,
+    HEAD_COUNTS: lambda query, _, size: query,
+    (*KEY_VALUE_COUNTS, "n_kv_heads"): lambda query, key, size: key,
     ("num_key_value_groups", "n_rep"): lambda query, key, size: query // key,
-    ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size"): lambda q, k, size: size,
+    HEAD_SIZES: lambda q, k, size: size,
     ("all_head_size", "attn_dim", "inner_dim", "split_size"): lambda query, _, size: query * size,
     ("scale", "scaling", "softmax_scale"): lambda query, _, size: size**-0.5,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["resize"]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchgraft.morph.edits.attributes import write_down
 from torchgraft.morph.edits.draft import Draft
 from torchgraft.morph.edits.heads import Heads, declare_sizes
 from torchgraft.morph.edits.settings import Changed, settings
-from torchgraft.morph.edits.sizes import Sizes, sized
+from torchgraft.morph.edits.sizes import Sizes, sized, weight_axes
 
 
 def resize(draft: Draft, sizes: Sizes, heads: Heads | None = None) -> None:
@@ -113,18 +113,10 @@ def _write_down(model: nn.Module, groups: AxisGroups, changed: set[str], sizes: 
     written: set[str] = set()
     for key in changed:
         path = key.rpartition(".")[0].partition(".parametrizations.")[0]
-        weight = next((one for one in _weights(path) if one in groups.axes), None)
-        if path not in written and weight is not None:
+        axes = weight_axes(groups, path, "running_mean")
+        if path not in written and axes is not None:
             written.add(path)
-            write_down(model.get_submodule(path), groups.axes[weight], sizes)
-
-
-def _weights(path: str) -> Iterator[str]:
-    prefix = f"{path}." if path else ""
-    for name in ("weight", "parametrizations.weight.original1", "parametrizations.weight.original", "weight_v"):
-        yield prefix + name
-    yield f"{prefix}weight_orig"
-    yield f"{prefix}running_mean"
+            write_down(model.get_submodule(path), axes, sizes)
 
 
 Home = tuple[nn.Module, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Sizes", "output_of", "sized", "width_choices"]
+__all__ = ["Sizes", "output_of", "sized", "weight_axes", "width_choices"]
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -39,17 +39,29 @@ def output_of(model: nn.Module, groups: AxisGroups, path: str) -> Term:
         return groups.axes[path][-1]
     module = module_at(model, path)
     prefix = f"{path}." if path else ""
-    held = {name: groups.axes[prefix + name] for name in ("weight", "in_proj_weight") if prefix + name in groups.axes}
-    for name in ("weight_orig", "weight_v", "parametrizations.weight.original1", "parametrizations.weight.original"):
-        if not held and prefix + name in groups.axes:
-            held[name] = groups.axes[prefix + name]
-    if not held:
+    row = weight_axes(groups, path, "in_proj_weight")
+    if row is None:
         inner = next((name for name, part in module.named_modules() if prefix + f"{name}.weight" in groups.axes), "")
         own = "its weights are of a kind that is not edited" if any(True for _ in module.parameters()) else "no weights"
         hint = f"give the path of one of its layers ({prefix}{inner})" if inner else own
         raise MorphError(f"{path or 'the model'} ({type(module).__name__}) has no width of its own: {hint}")
-    row = next(iter(held.values()))
     return row[_axis_of(module, len(row))]
+
+
+# A weight as it is, under torch's parametrizations, and under its older hooks.
+_WEIGHTS = (
+    "weight",
+    "parametrizations.weight.original1",
+    "parametrizations.weight.original",
+    "weight_v",
+    "weight_orig",
+)
+
+
+def weight_axes(groups: AxisGroups, path: str, instead: str) -> tuple[Term, ...] | None:
+    """Return the axes of the weight of a layer, whatever torch calls it, or of the tensor that it has ``instead``."""
+    keys = (f"{path}.{name}" if path else name for name in (*_WEIGHTS, instead))
+    return next((groups.axes[key] for key in keys if key in groups.axes), None)
 
 
 def _axis_of(module: nn.Module, rank: int) -> int:
