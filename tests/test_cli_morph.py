@@ -40,7 +40,7 @@ def run(*arguments: str) -> Result:
 def rebuilt(file: str) -> nn.Module:
     with safe_open(file, "pt") as opened:
         rows = json.loads(opened.metadata()["torchgraft.edits"])
-    edits = [morph.Edit.from_json(json.dumps(row)) for row in rows]
+    edits = [morph.Edit.from_dict(row) for row in rows]
     model = morph.apply_edits(perceptron(), edits, certify=False).model
     model.load_state_dict(load_file(file))
     return model

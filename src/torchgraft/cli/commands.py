@@ -23,7 +23,9 @@ from torchgraft.cli.lab import lab
 from torchgraft.cli.models import some, state_of
 from torchgraft.cli.morphing import morph
 from torchgraft.cli.options import (
+    PLANNING,
     check_destinations,
+    check_format,
     exponent_option,
     json_option,
     library_options,
@@ -35,6 +37,7 @@ from torchgraft.cli.options import (
     seed_option,
     source_option,
     target_option,
+    weights_option,
 )
 from torchgraft.cli.terminal import Progress, emit, plain, progress, results, spoken, stdout_console
 from torchgraft.cli.verifying import verify
@@ -47,14 +50,7 @@ from torchgraft.view.text import summary_line, tensor_table
 @click.command(short_help="Warm-start a model and write its weights.")
 @click.argument("source", metavar="SOURCE")
 @target_option
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT.safetensors",
-    help="Where to write the target's state dict; an existing file is replaced, at once and as a whole.",
-)
+@weights_option("Where to write the target's state dict; an existing file is replaced, at once and as a whole.")
 @source_option
 @click.option(
     "--plan",
@@ -89,8 +85,7 @@ def transfer(context: click.Context, /, source: str, target: str, output: Path, 
     Load the result with
       model.load_state_dict(safetensors.torch.load_file("warm.safetensors"))
     """
-    if output.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{output} does not end in .safetensors, the one format that is written: rename it")
+    check_format(output)
     check_destinations({"--output": output, "--report": given["report"]}, source, given["plan_file"], given["labels"])
     with progress(given["quiet"]) as steps, _blaming(given["plan_file"]):
         made = _stored_plan(context, given["plan_file"]) if given["plan_file"] else None
@@ -120,7 +115,7 @@ def _warm_start(
     factory = None if origin.table is None else origin.module
     if made is None:
         steps.begin("planning")
-        options = library_options({**_planning(given), "factory": factory})
+        options = library_options(given, factory)
         made = replace(torchgraft.plan(weights, built.module, **options), source=origin.name, target=built.name)
     steps.begin(f"{made.source} → {made.target}", total=len(made.transfers))
     report = torchgraft.apply(
@@ -129,14 +124,9 @@ def _warm_start(
     return report, made.notes, state_of(built.module, target)
 
 
-def _planning(given: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("method", "matcher", "operator", "exponent", "pins", "exclude_target", "exclude_source", "labels", "seed")
-    return {name: given[name] for name in (*names, "inputs", "narrowing", "trainable")}
-
-
 def _stored_plan(context: click.Context, path: Path) -> Plan:
     """Read a plan file; options that would have shaped the plan come too late and are refused."""
-    shaping = _planning(context.params).keys() - {"seed"}
+    shaping = set(PLANNING) - {"seed"}
     for option in context.command.params:
         name = option.name or ""
         if name in shaping and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -207,7 +197,7 @@ def plan(source: str, target: str, output: Path | None, **given: Any) -> None:
     check_destinations({"--output": output}, source, given["labels"])
     with progress(given["quiet"]) as steps:
         steps.begin(f"planning {source} → {target}")
-        made = torchgraft.plan(source, target, **library_options({**_planning(given), "factory": given["factory"]}))
+        made = torchgraft.plan(source, target, **library_options(given, given["factory"]))
         if output is not None:
             atomic_write(output, made.to_json())
     if given["as_json"]:

@@ -14,6 +14,7 @@ import torchgraft
 from torchgraft.cli.models import opened, state_of
 from torchgraft.cli.options import (
     check_destinations,
+    check_format,
     input_option,
     inputs_of,
     json_option,
@@ -21,9 +22,10 @@ from torchgraft.cli.options import (
     read_json_file,
     seed_option,
     source_option,
+    weights_option,
 )
 from torchgraft.cli.terminal import aligned, emit, plain, progress, results
-from torchgraft.errors import CheckpointError, MorphError
+from torchgraft.errors import MorphError
 from torchgraft.io import save_safetensors
 from torchgraft.morph import EDITS, Edit, Edited, apply_edits
 
@@ -53,14 +55,7 @@ def _value(text: str) -> Any:
 
 @click.command(short_help="Edit a trained model and keep its function.")
 @click.argument("source", metavar="SOURCE")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT.safetensors",
-    help="Where to write the edited model's state dict; its metadata holds the edits.",
-)
+@weights_option("Where to write the edited model's state dict; its metadata holds the edits.")
 @source_option
 @click.option(
     "--edit",
@@ -94,11 +89,10 @@ def morph(source: str, output: Path, texts: tuple[str, ...], file: Path | None, 
 
     \b
     The architecture is rebuilt by the same edits:
-      edits = [morph.Edit.from_json(json.dumps(one)) for one in json.loads(metadata["torchgraft.edits"])]
+      edits = [morph.Edit.from_dict(one) for one in json.loads(metadata["torchgraft.edits"])]
       model = morph.apply_edits(model, edits, certify=False).model
     """
-    if output.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{output} does not end in .safetensors, the one format that is written: rename it")
+    check_format(output)
     check_destinations({"--output": output}, source, file)
     edits = [*(_stored(file) if file else ()), *map(edit_of, texts)]
     if not edits:
@@ -121,18 +115,16 @@ def _stored(file: Path) -> list[Edit]:
     found = json.loads(read_json_file(file))
     if not isinstance(found, list):
         raise MorphError(f"{file} holds no list of edits: write them as --json prints them")
-    return [Edit.from_json(json.dumps(one)) for one in found]
-
-
-def _rows(edited: Edited) -> list[dict[str, Any]]:
-    return [json.loads(edit.to_json()) for edit in edited.edits]
+    return [Edit.from_dict(one) for one in found]
 
 
 def _metadata(edited: Edited, name: str) -> dict[str, str]:
-    told = {"source": name, "edits": json.dumps(_rows(edited)), "version": torchgraft.__version__}
+    rows = [edit.to_dict() for edit in edited.edits]
+    told = {"source": name, "edits": json.dumps(rows), "version": torchgraft.__version__}
     return {f"torchgraft.{key}": value for key, value in told.items()}
 
 
 def _told(edited: Edited, name: str, output: Path) -> dict[str, Any]:
     certificate = None if edited.certificate is None else edited.certificate.to_dict()
-    return {"source": name, "output": str(output), "edits": _rows(edited), "certificate": certificate}
+    rows = [edit.to_dict() for edit in edited.edits]
+    return {"source": name, "output": str(output), "edits": rows, "certificate": certificate}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "PLANNING",
     "check_destinations",
+    "check_format",
     "exponent_option",
     "input_option",
     "inputs_of",
@@ -17,6 +19,7 @@ __all__ = [
     "seed_option",
     "source_option",
     "target_option",
+    "weights_option",
 ]
 
 import json
@@ -107,6 +110,12 @@ def target_option(command: Command) -> Command:
     told = "The model to warm-start, as in timm:efficientnet_b2; the same as TARGET."
     option = click.option("--target", "named", metavar="SPEC", help=told)
     return cast(Command, click.argument("target", metavar="TARGET", required=False)(option(chosen)))
+
+
+def weights_option(told: str) -> Callable[[Command], Command]:
+    """Take the file that weights are written to; ``told`` is the help."""
+    kind = click.Path(path_type=Path)
+    return click.option("-o", "--output", required=True, type=kind, metavar="OUT.safetensors", help=told)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
@@ -211,6 +220,12 @@ def inputs_of(shapes: Sequence[str], seed: int = 0) -> tuple[Tensor, ...] | dict
     return {name: one for name, one in found if name} if names else tuple(one for _, one in found) or None
 
 
+#: The names of :func:`planning_options`: what the library lets a caller choose and a command line can say of a plan.
+PLANNING = tuple(
+    name for name in Options.__annotations__ if name not in ("standardizer", "scorer", "factory", "allow_nonfinite")
+)
+
+
 def planning_options(command: Command) -> Command:
     """Add the options that decide what a plan looks like."""
     for option in reversed(_PLANNING):
@@ -218,13 +233,14 @@ def planning_options(command: Command) -> Command:
     return command
 
 
-def library_options(given: Mapping[str, Any]) -> Options:
-    """Turn the values of :func:`planning_options` into keyword arguments of :func:`torchgraft.plan`.
+def library_options(given: Mapping[str, Any], factory: Any = None) -> Options:
+    """Turn the values of :func:`planning_options`, among others, into keyword arguments of :func:`torchgraft.plan`.
 
     Raises:
         SpecError: the label file is no map of classes.
     """
-    options = {key: value for key, value in given.items() if value not in (None, (), {})}
+    chosen = {**{name: given[name] for name in PLANNING}, "factory": factory}
+    options = {name: value for name, value in chosen.items() if value not in (None, (), {})}
     if "inputs" in options:
         options["inputs"] = inputs_of(options["inputs"], given["seed"])
     if "labels" in options:
@@ -256,6 +272,16 @@ def _labels(path: Path) -> dict[int, int]:
     except (KeyError, ValueError, RecursionError) as error:
         told = f"class {error.args[0]} is there twice" if isinstance(error, KeyError) else error
         raise SpecError(f'{path} is no map of classes ({told}): write {{"target class": source class, ...}}') from None
+
+
+def check_format(output: Path) -> None:
+    """Refuse to write weights to a file of another format.
+
+    Raises:
+        CheckpointError: its name does not end in .safetensors.
+    """
+    if output.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{output} does not end in .safetensors, the one format that is written: rename it")
 
 
 def check_destinations(outputs: Mapping[str, Path | None], *inputs: str | Path | None) -> None:

@@ -57,7 +57,7 @@ def verify(source: str, target: str, **given: Any) -> int:
         new = resolve(target, role="target", seed=seed).module
         assert new is not None
         steps.begin(f"{name} → {target}")
-        report = torchgraft.transfer(old, new, **library_options(_planning(given)))
+        report = torchgraft.transfer(old, new, **library_options(given))
         steps.begin("running both")
         found = torchgraft.verify(old, new, report, inputs)
     if given["as_json"]:
@@ -67,8 +67,3 @@ def verify(source: str, target: str, **given: Any) -> int:
         verdict = "exact" if found.exact else "not exact"
         results(plain(f"{name} → {target}: {verdict}, measured on {found.inputs}"), *map(aligned, lines[1:]))
     return 0 if found.exact else _NOT_EXACT
-
-
-def _planning(given: dict[str, Any]) -> dict[str, Any]:
-    left = ("factory", "allow_nonfinite", "as_json", "quiet")
-    return {name: value for name, value in given.items() if name not in left}

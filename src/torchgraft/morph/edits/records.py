@@ -23,7 +23,9 @@ class Edit:
     >>> edit = Edit("widen", "layer1.0.conv1", {"width": 128})
     >>> print(edit)
     widen layer1.0.conv1: width=128
-    >>> Edit.from_json(edit.to_json()) == edit
+    >>> edit.to_dict()
+    {'edit': 'widen', 'path': 'layer1.0.conv1', 'width': 128}
+    >>> Edit.from_dict(edit.to_dict()) == Edit.from_json(edit.to_json()) == edit
     True
     """
 
@@ -35,10 +37,23 @@ class Edit:
         told = ", ".join(f"{name}={_told(value)}" for name, value in self.arguments.items())
         return f"{self.name} {self.path}" + (f": {told}" if told else "")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the edit as a dict: its name as ``edit``, its ``path``, and its arguments by their names."""
+        return {"edit": self.name, "path": self.path, **self.arguments}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Edit:
+        """Return the edit that :meth:`to_dict` gave. Raises :class:`MorphError` where the dict is none."""
+        try:
+            arguments = {**row}
+            return cls(arguments.pop("edit"), arguments.pop("path"), arguments)
+        except (KeyError, TypeError) as error:
+            raise _no_edit(json.dumps(row, default=repr)) from error
+
     def to_json(self) -> str:
         """Return the edit as JSON. Raises :class:`MorphError` where an argument is a module or a function."""
         try:
-            return json.dumps({"edit": self.name, "path": self.path, **self.arguments})
+            return json.dumps(self.to_dict())
         except TypeError as error:
             raise MorphError(f"{self} holds code, which is no JSON: apply it in Python") from error
 
@@ -46,12 +61,14 @@ class Edit:
     def from_json(cls, text: str) -> Edit:
         """Return the edit that :meth:`to_json` wrote. Raises :class:`MorphError` where the text is none."""
         try:
-            held = json.loads(text)
-            return cls(held.pop("edit"), held.pop("path"), held)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise MorphError(
-                f'{text!r} is no edit: write {{"edit": "widen", "path": "conv1", "width": 128}}'
-            ) from error
+            row = json.loads(text)
+        except (ValueError, TypeError) as error:
+            raise _no_edit(text) from error
+        return cls.from_dict(row)
+
+
+def _no_edit(text: str) -> MorphError:
+    return MorphError(f'{text!r} is no edit: write {{"edit": "widen", "path": "conv1", "width": 128}}')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
