@@ -14,20 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Protocol
 
 from torch import Tensor
 
 from torchgraft.io import TensorInfo, TensorTable
 from torchgraft.kinds import kind_of_tensors
 from torchgraft.records import Shape
-
-
-class Info(Protocol):
-    """What is known of a stored tensor."""
-
-    @property
-    def shape(self) -> Shape: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,7 @@ _PLAIN = frozenset({*_ROLES, "num_batches_tracked"})
 Own = dict[str, Reading]  # the tensors of one module, by key
 
 
-def readings(infos: Mapping[str, Info]) -> dict[str, Reading]:
+def readings(infos: Mapping[str, TensorInfo]) -> dict[str, Reading]:
     """Say for every key of a table where its tensor stands, and how it is laid out.
 
     >>> from torchgraft.io import DictTable
@@ -92,9 +84,7 @@ def _places(keys: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
     flat = [None if "." in key or "/" in key else _ENDING.fullmatch(key) for key in keys]
     if all(flat):
         return {key: ((found[1],), found[2]) for key, found in zip(keys, flat, strict=True) if found}
-    last = [
-        key.rpartition("/")[2] for key in keys if "/" in key
-    ]  # torch's names end in ".weight", with any sign before
+    last = [key.rpartition("/")[2] for key in keys if "/" in key]  # torch's end in ".weight", with any sign before
     mark = "/" if 2 * sum("." not in name for name in last) > len(last) else "."
     places = {}
     for key in keys:

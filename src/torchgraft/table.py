@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cmp_to_key
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 from torchgraft.conventions import Reading, readings
 from torchgraft.errors import PlanError
+from torchgraft.io import TensorInfo
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
 from torchgraft.records import Network, Node, Shape, TensorSpec
 
@@ -29,6 +30,12 @@ Sorter = Callable[[str, Sequence[str], bool], list[str]]
 _BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 _PARAMETERS = frozenset({"weight", "bias"})  # also where the other network has frozen its own into buffers
 
+# What makes queries, keys and values.
+_QUERIES, _KEYS, _VALUES = (
+    "q|query|q_proj|q_lin|to_q|wq|linear_q",
+    "k|key|k_proj|k_lin|to_k|wk|linear_k",
+    "v|value|v_proj|v_lin|to_v|wv|linear_v",
+)
 # The usual words for the parts of a network and of a block, in the order in which they run.
 _WORDS = tuple(
     re.compile(f"^({words})$", re.IGNORECASE)
@@ -36,9 +43,9 @@ _WORDS = tuple(
         r".*stem.*|conv_?0|bn_?0|norm_?0|patch_embed.*|embeddings?|embed_tokens|word_embeddings|wte|tok_embeddings|shared",
         r"wpe|position_embeddings|token_type_embeddings|embed_positions|pos_embed.*|norm_pre|pre_?layer_?norm|ln_pre",
         r"expand(_conv)?|conv_pw|norm_?1|ln_?1|input_layernorm|layernorm_before|attention_norm|bn_?0",
-        r"qkv|c_attn|in_proj|self|self_attn(ention)?|q|query|q_proj|q_lin|to_q|wq|linear_q",
-        r"k|key|k_proj|k_lin|to_k|wk|linear_k",
-        r"v|value|v_proj|v_lin|to_v|wv|linear_v",
+        rf"qkv|c_attn|in_proj|self|self_attn(ention)?|{_QUERIES}",
+        _KEYS,
+        _VALUES,
         r"attn|attention|att|proj|o|wo|o_proj|out_proj|out_lin|to_out|dense|conv|conv_dw|depthwise",
         r"self_attn_layer_norm|sa_layer_norm|attn_norm|encoder_attn|cross_?attn.*|EncDecAttention",
         r"norm_?2|ln_?2|post_attention_layernorm|layernorm_after|ffn_norm|encoder_attn_layer_norm",
@@ -56,17 +63,8 @@ _WORDS = tuple(
 _NUMBERED = re.compile(r"\d_[A-Za-z]")
 
 
-class Info(Protocol):
-    """What is known of a stored tensor: its shape and its dtype."""
-
-    @property
-    def shape(self) -> Shape: ...
-    @property
-    def dtype(self) -> Any: ...
-
-
 def read_table(
-    infos: Mapping[str, Info],
+    infos: Mapping[str, TensorInfo],
     name: str,
     *,
     ordered: bool = True,
@@ -138,14 +136,7 @@ def _alphabetical(read: Mapping[str, Reading]) -> bool:
     return False
 
 
-_ATTENTION = tuple(
-    re.compile(f"^({words})$")
-    for words in (
-        "q|query|q_proj|q_lin|to_q|wq|linear_q",
-        "k|key|k_proj|k_lin|to_k|wk|linear_k",
-        "v|value|v_proj|v_lin|to_v|wv|linear_v",
-    )
-)
+_ATTENTION = tuple(re.compile(f"^({words})$") for words in (_QUERIES, _KEYS, _VALUES))
 
 
 def _attention_order(like: Network | None) -> Sorter:
@@ -174,20 +165,14 @@ def _siblings(like: Network | None) -> Iterator[tuple[str, list[str]]]:
         node = nodes.pop()
         nodes += node.children
         yield node.path, [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
-        if len(node.layers) > 1:
-            yield (
-                node.path,
-                [spec.role for layer in node.layers for spec in layer.tensors],
-            )  # free parameters beside each other
+        if len(node.layers) > 1:  # free parameters beside each other
+            yield node.path, [spec.role for layer in node.layers for spec in layer.tensors]
 
 
 def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter, fused: Mapping[Shape, Structure]) -> Node:
     own: Own = {role: spec for role, spec in tree.items() if isinstance(spec, TensorSpec)}
-    own = (
-        {role: own[role] for role in sort(path, list(own), True)}
-        if len(own) > 1 and not own.keys() & _PARAMETERS
-        else own
-    )
+    if len(own) > 1 and not own.keys() & _PARAMETERS:
+        own = {role: own[role] for role in sort(path, list(own), True)}
     chains = tree.get("parametrizations")
     if isinstance(chains, dict):  # tensors behind the module's own, no module of its own
         own |= {role: replace(spec, role=role) for role, spec in _flat("parametrizations", chains)}
@@ -195,10 +180,9 @@ def _node(path: str, tree: _Tree, structure: Structure | None, sort: Sorter, fus
     structures = _structures({name: tree[name] for name in names}, fused)
     prefix = f"{path}." if path else ""
     children = tuple(_node(prefix + name, tree[name], structures.get(name), sort, fused) for name in names)
+    layers = layers_of(path, "", own, structure) if own else ()
     weight = own.get("weight")
-    return Node(
-        path, "", layers_of(path, "", own, structure) if own else (), children, weight.shape if weight else None
-    )
+    return Node(path, "", layers, children, weight.shape if weight else None)
 
 
 def _flat(role: str, tree: _Tree) -> Iterator[tuple[str, TensorSpec]]:
