@@ -194,6 +194,16 @@ class Row:
         """Test accuracy right after the initialization, before any training, in percent."""
         return self.curve[0].accuracy
 
+    @property
+    def gradient(self) -> float | None:
+        """Largest gradient norm of any step; ``None`` where no epoch was completed.
+
+        >>> curve = Epoch(0, 0, 10.0, 2.3), Epoch(1, 50, 30.0, 1.0, gradient=4.0), Epoch(2, 99, 31.0, 1.0, gradient=2.0)
+        >>> Row("k", "target", "b", "", "random", 0, {}, curve, Initialized()).gradient
+        4.0
+        """
+        return max((point.gradient for point in self.curve if point.gradient is not None), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -227,7 +227,7 @@ def run_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "accuracy": row.accuracy if row.curve else None,
             "best": row.best if row.curve else None,
             "zero_shot": row.zero_shot if row.curve else None,
-            "gradient": max((p.gradient for p in row.curve if p.gradient is not None), default=None),
+            "gradient": row.gradient,
             "coverage": row.start.coverage,
             **{f"similarity_{measure}": row.start.similarity.get(measure) for measure in sorted(measures)},
             "parameters": row.parameters,

@@ -18,7 +18,7 @@ __all__ = [
 from collections.abc import Sequence
 
 from torchgraft.lab.analysis import Accuracy, Analysis, Case, Speed, Time
-from torchgraft.lab.analysis.gradients import FAR, largest
+from torchgraft.lab.analysis.gradients import FAR
 from torchgraft.lab.analysis.runs import RANDOM
 from torchgraft.lab.report.document import Cell, Table, cell, grid_row
 from torchgraft.lab.report.words import NONE, count, interval, norm, number, p_value, pair, spread, tone
@@ -247,7 +247,7 @@ def gradient_table(analysis: Analysis) -> Table:
     """Return how large the gradients of every initialization became, and the runs far beyond random's."""
     rows = []
     for found in analysis.gradients:
-        worst = max(found.far, key=lambda row: largest(row) or 0.0, default=None)
+        worst = max(found.far, key=lambda row: row.gradient or 0.0, default=None)
         named = (
             f"{pair(worst.source, worst.network)} seed {worst.seed}, then {number(worst.accuracy)} %" if worst else NONE
         )
