@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from benchmarks.growth.networks import CifarResNet, MBConvNet
 from benchmarks.growth.pairs import Case, cases
 from benchmarks.growth.real import FOLDER, GROWN, grow
 from benchmarks.growth.recurrent import Stack
+from tests.growing import IMAGES, ROWS, Built, assert_grown, grown
 
 
 class Residual(nn.Module):
@@ -89,11 +89,7 @@ def normed(groups: int, width: int) -> nn.Module:
     return nn.Sequential(*parts)
 
 
-Built = Callable[[], nn.Module]
-
-IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 STEPS = torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-ROWS = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 
 EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "deeper": (partial(Residual, 8, 2), partial(Residual, 8, 4), IMAGES),
@@ -121,29 +117,9 @@ EXACT: dict[str, tuple[Built, Built, Tensor]] = {
 }
 
 
-def grown(source: nn.Module, target: nn.Module, inputs: Any) -> tuple[float, tg.Report]:
-    """Transfer, run both once, and return the relative deviation."""
-    before = {key: value.clone() for key, value in source.state_dict().items()}
-    report = tg.transfer(source, target)
-    assert all(torch.equal(value, before[key]) for key, value in source.state_dict().items())
-    outputs = []
-    for model in (source, target):
-        with torch.no_grad():
-            found = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-        outputs.append(found if isinstance(found, Tensor) else found.logits)
-    return float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()), report
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_a_larger_target_computes_the_source_s_function(name: str) -> None:
-    build, larger, inputs = EXACT[name]
-    source, target = drawn(build, 0), drawn(larger, 1)
-    if inputs is IMAGES:
-        settle(source, inputs, seed=2)
-    assert varied(source, inputs) > 0.01, "a constant function would show nothing"
-    deviation, report = grown(source, target, inputs)
-    assert deviation <= 1e-10
-    assert sum(one.size for one in report.tensors if one.tied is None) == report.total
+    assert_grown(*EXACT[name])
 
 
 LANGUAGE = {name: rest for name, *rest in language_cases()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -10,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import torchgraft as tg
-from benchmarks.growth.measure import drawn, settle, varied
-
-IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-ROWS = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+from benchmarks.growth.measure import drawn, settle
+from tests.growing import IMAGES, ROWS, Built, assert_grown, by_a_stored_plan, grown
 
 
 class Grouped(nn.Module):
@@ -256,7 +253,6 @@ class Attended(nn.Module):
 TOKENS = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(7))
 STEPS = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 
-Built = Callable[[], nn.Module]
 
 EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "two groups in one": (partial(Grouped, 12, 6), partial(Grouped, 16, 4), IMAGES),
@@ -302,26 +298,10 @@ EXACT: dict[str, tuple[Built, Built, Tensor]] = {
 }
 
 
-def grown(source: nn.Module, target: nn.Module, inputs: Tensor) -> tuple[float, tg.Report]:
-    """Transfer by way of a stored plan, run both once, and return the relative deviation."""
-    plan = tg.Plan.from_json(tg.plan(source, target).to_json())
-    report = tg.apply(plan, source, target)
-    with torch.no_grad():
-        before, after = source(inputs), target(inputs)
-    return float((before - after).abs().max() / before.abs().max()), report
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_a_larger_target_computes_the_source_s_function(name: str) -> None:
-    build, larger, inputs = EXACT[name]
-    source, target = drawn(build, 0), drawn(larger, 1)
-    if inputs is IMAGES:
-        settle(source, inputs, seed=2)
-    assert varied(source, inputs) > 0.01, "a constant function would show nothing"
-    deviation, report = grown(source, target, inputs)
-    assert deviation <= 1e-10
-    assert report.plan.exact, report.plan.obstacles
-    assert sum(one.size for one in report.tensors if one.tied is None) == report.total
+    plan = assert_grown(*EXACT[name], transfer=by_a_stored_plan).plan
+    assert plan.exact, plan.obstacles
 
 
 def test_a_sum_through_spare_units_is_told() -> None:
@@ -333,7 +313,7 @@ def test_new_layers_give_on_what_they_read_in_train_mode_too() -> None:
     source, target = drawn(partial(plain, (4, 6), True), 0), drawn(partial(plain, (4, 4, 6, 6, 6), True), 1)
     settle(source, IMAGES, seed=2)
     images = torch.randn(256, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
-    grown(source, target, images)
+    grown(source, target, images, by_a_stored_plan)
     with torch.no_grad():
         before, after = source.train()(images), target.train()(images)
     assert float((before - after).abs().max() / before.abs().max()) < 0.5  # of ones and zeros it would be more than one
