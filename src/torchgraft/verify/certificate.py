@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TOLERANCE", "Certificate", "Deviation", "Place", "rounding_of"]
+__all__ = ["TOLERANCE", "Certificate", "Deviation", "Place", "rounding_in_storage"]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,10 +19,10 @@ TOLERANCE: Mapping[str, float] = {"float64": 1e-10, "float32": 1e-4}
 _ROUNDINGS = 64
 
 
-def rounding_of(types: Iterable[torch.dtype]) -> float:
+def rounding_in_storage(types: Iterable[torch.dtype]) -> float:
     """Return the relative deviation that storing computed weights in these types explains, 0 where there are none.
 
-    >>> rounding_of([torch.float64, torch.float32]) == 64 * 2**-23
+    >>> rounding_in_storage([torch.float64, torch.float32]) == 64 * 2**-23
     True
     """
     return _ROUNDINGS * max((torch.finfo(one).eps for one in types), default=0.0)

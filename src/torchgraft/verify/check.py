@@ -20,7 +20,7 @@ from torchgraft.origin import module_weights
 from torchgraft.plan import Plan, Report
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.transfer.narrowing import settle
-from torchgraft.verify.certificate import Certificate, Deviation, Place, rounding_of
+from torchgraft.verify.certificate import Certificate, Deviation, Place, rounding_in_storage
 from torchgraft.verify.outputs import ROUNDING, compared_leaves, deviation_of, factor_between
 from torchgraft.verify.places import Evidence, compare_places
 from torchgraft.verify.reasons import reasons_for
@@ -95,7 +95,7 @@ def _rounding(plan: Plan) -> float:
     computed = {move.target.dtype for move in moves if move.factor != 1 or {"mean", "shared"}.intersection(move.pads)}
     normed = {one.weight for one in plan.passages if one.norm}  # whose norms get gains that undo their statistics
     computed |= {one.dtype for one in plan.tensors if one.key in normed}
-    return rounding_of(getattr(torch, dtype) for dtype in computed)
+    return rounding_in_storage(getattr(torch, dtype) for dtype in computed)
 
 
 def _explained(certificate: Certificate, evidence: Evidence, measured: Deviation | None) -> Certificate:

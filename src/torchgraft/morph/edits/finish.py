@@ -23,7 +23,7 @@ from torchgraft.transfer.narrowing import Narrowing
 from torchgraft.transfer.planning import make_plan
 from torchgraft.units import is_settled
 from torchgraft.verify import Certificate, verify
-from torchgraft.verify.certificate import rounding_of
+from torchgraft.verify.certificate import rounding_in_storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def certified(draft: Draft, report: Report | Plan, options: Options, what: str) 
         return None
     certificate = verify(draft.source, draft.model, report, options.inputs)
     if draft.computed:
-        stored = rounding_of(one.dtype for one in draft.model.parameters() if one.is_floating_point())
+        stored = rounding_in_storage(one.dtype for one in draft.model.parameters() if one.is_floating_point())
         certificate = replace(certificate, rounding=max(certificate.rounding, stored))
     if not certificate.exact and not options.approximate:
         measured, plan = certificate.deviation(), report.plan if isinstance(report, Report) else report
