@@ -56,7 +56,7 @@ def _scores(flow: Flow, value: int) -> tuple[int, float] | None:
     value, factor = flow.scaled(value)
     step = flow.step(value)
     while step is not None and step.name not in _SCORED:
-        if step.name.rstrip("_") not in ("add", "where", "masked_fill") or not step.inputs:
+        if step.operator not in ("add", "where", "masked_fill") or not step.inputs:
             return None
         ways = (_scores(flow, one) for one in step.inputs)
         found = next((way for way in ways if way is not None), None)

@@ -46,9 +46,7 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     chains: dict[int, int] = {}
     sums: dict[int, tuple[int, int]] = {}  # the number of a branch, and its stream, by what they give together
     for step in flow.steps:
-        if step.name.rstrip("_") not in SUMS or len(step.inputs) != 2:
-            continue
-        for value, inner in (step.inputs, step.inputs[::-1]):
+        for value, inner in step.operands(*SUMS):
             found = _branch(flow, value, inner)
             number, stream = (len(made), value) if found is not None else sums.get(flow.plain(value), (-1, value))
             if number == len(made) and found is not None:
@@ -101,11 +99,10 @@ def _unscaled(flow: Flow, value: int) -> tuple[int, str]:
     while step is not None and step.name in _COPIES:
         value = step.inputs[0]
         step = flow.step(value)
-    if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
-        for scale, stream in (step.inputs, step.inputs[::-1]):
-            key = flow.parameter(scale)
-            if key is not None and stream in flow.maker:
-                return stream, key
+    for scale, stream in flow.operands(value, "mul"):
+        key = flow.parameter(scale)
+        if key is not None and stream in flow.maker:
+            return stream, key
     return value, ""
 
 
@@ -176,7 +173,7 @@ def closing_keys(flow: Flow, value: int) -> list[str] | None:
     step = flow.step(value)
     if step is None:
         return None
-    name, inputs = step.name.rstrip("_"), step.inputs
+    name, inputs = step.operator, step.inputs
     if step.name in LAYOUT or name in _KEEPS_ZERO:
         return closing_keys(flow, inputs[0])
     keys = [flow.parameter(one) for one in inputs]

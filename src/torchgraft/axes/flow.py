@@ -46,6 +46,11 @@ class Flow:
         number = self.maker.get(value)
         return None if number is None else self.steps[number]
 
+    def operands(self, value: int, *names: str) -> tuple[tuple[int, int], ...]:
+        """Return both operands of the step that made a value, in either order, if it is one of these operators."""
+        step = self.step(value)
+        return () if step is None else step.operands(*names)
+
     def readers(self, value: int) -> Sequence[Step]:
         """Return the steps that read a value."""
         return self.read.get(value, ())
@@ -68,10 +73,10 @@ class Flow:
         while True:
             value = self.plain(value)
             step = self.step(value)
-            if step is None or step.name.rstrip("_") not in ("mul", "div"):
+            if step is None or step.operator not in ("mul", "div"):
                 return value, factor
             numbers = [self.numbers.get(self.plain(one)) for one in step.inputs[1:]]
-            if None in numbers or (numbers and step.name.rstrip("_") == "div"):
+            if None in numbers or (numbers and step.operator == "div"):
                 return value, factor
             factor *= prod(one for one in numbers if one is not None) if numbers else step.scale
             value = step.inputs[0]
@@ -83,7 +88,7 @@ class Flow:
     def gate(self, value: int) -> Step | None:
         """Return the sigmoid that a value comes from, if in another layout, ``None`` where it comes from none."""
         step = self.step(self.plain(value))
-        return step if step is not None and step.name.rstrip("_") in SIGMOIDS else None
+        return step if step is not None and step.operator in SIGMOIDS else None
 
     def product(self, step: Step | None) -> Product | None:
         """Return what a step reads if it is a product with a weight."""

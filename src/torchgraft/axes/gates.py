@@ -30,16 +30,14 @@ def gates(flow: Flow) -> tuple[Gate, ...]:
     """Return the gates of a run, in its order."""
     found = []
     for step in flow.steps:
-        if step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
-            continue
-        for gate, value in (step.inputs, step.inputs[::-1]):
+        for gate, value in step.operands("mul"):
             made = flow.gate(gate)
             if made is None:
                 continue
             last = flow.factors(flow.step(flow.plain(made.inputs[0])))
             if last is not None:
                 scaled = _after(flow, step.outputs[0]) or _before(flow, value)
-                found.append(Gate(made.name.rstrip("_"), *last, scaled))
+                found.append(Gate(made.operator, *last, scaled))
             break
     return tuple(found)
 
@@ -67,7 +65,7 @@ def _before(flow: Flow, value: int) -> tuple[str, ...]:
     step = flow.step(value)
     if step is None:
         return ()
-    if step.name in LAYOUT or step.name.rstrip("_") in _HOMOGENEOUS:
+    if step.name in LAYOUT or step.operator in _HOMOGENEOUS:
         return _before(flow, step.inputs[0])
     if step.name in BATCH_NORMS:
         keys = [flow.parameter(one) for one in step.inputs[1:3]]

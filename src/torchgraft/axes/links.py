@@ -106,12 +106,12 @@ def _behind(flow: Flow, module: nn.Module, value: int) -> tuple[Norm | None, str
             if len(keys) < 4 or None in keys or not isinstance(epsilon, float):
                 return None, "?"
             norm = Norm((str(keys[0]), str(keys[1]), str(keys[2]), str(keys[3])), epsilon)
-        elif step.name.rstrip("_") in _ACTIVATIONS:
-            return norm, step.name.rstrip("_")
+        elif step.operator in _ACTIVATIONS:
+            return norm, step.operator
         elif step.name not in LAYOUT:
             break
         value = step.outputs[0]
-    return norm, "" if all(step.name.rstrip("_") in _TAKES for step in flow.readers(value)) else "?"
+    return norm, "" if all(step.operator in _TAKES for step in flow.readers(value)) else "?"
 
 
 def _activation(flow: Flow, value: int) -> str:
@@ -121,24 +121,23 @@ def _activation(flow: Flow, value: int) -> str:
     if step is not None and step.name == "cat":
         parts = {_activation(flow, one) for one in step.inputs}
         return parts.pop() if len(parts) == 1 else ""
-    name = "" if step is None else step.name.rstrip("_")
+    name = "" if step is None else step.operator
     return name if name in _ACTIVATIONS else ""
 
 
 def _follows(flow: Flow, value: int) -> tuple[str, str]:
     """Return the weight of the layer that a value comes from, and of the gate that multiplies it."""
     value, gate = flow.plain(value), ""
+    pairs = flow.operands(value, "mul")
+    for one, other in pairs:
+        made = flow.gate(one)
+        if made is not None and not gate:
+            gate, value = _weight(flow, flow.plain(made.inputs[0])), flow.plain(other)
+    if pairs and not gate:
+        return "", ""
     step = flow.step(value)
-    if step is not None and step.name.rstrip("_") == "mul" and len(step.inputs) == 2:
-        for one, other in (step.inputs, step.inputs[::-1]):
-            made = flow.gate(one)
-            if made is not None and not gate:
-                gate, value = _weight(flow, flow.plain(made.inputs[0])), flow.plain(other)
-        step = flow.step(value)
-        if not gate:
-            return "", ""
     for names in (_ACTIVATIONS, BATCH_NORMS):
-        if step is not None and step.name.rstrip("_") in names:
+        if step is not None and step.operator in names:
             value = flow.plain(step.inputs[0])
             step = flow.step(value)
     return _weight(flow, value), gate
@@ -155,7 +154,7 @@ def _history(flow: Flow, value: int) -> tuple[tuple[str, ...], ...]:
     step = flow.step(flow.plain(value))
     if step is None:
         return ()
-    name = step.name.rstrip("_")
+    name = step.operator
     if step.name in BATCH_NORMS:
         gain, shift = (flow.parameter(one) for one in step.inputs[1:3])
         return () if gain is None or shift is None else ((gain, shift),)

@@ -36,7 +36,7 @@ def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
     """Return the norms of a run by the key of their gain."""
     found = {}
     for step in flow.steps:
-        name = step.name.rstrip("_")
+        name = step.operator
         keys = [flow.parameter(value) for value in step.inputs]
         if name == "native_layer_norm" and len(keys) > 1 and keys[1] is not None:
             found[keys[1]] = Norm("layer", keys[2] if len(keys) > 2 else None, _epsilon(module, keys[1]))
@@ -44,25 +44,24 @@ def norms(flow: Flow, module: nn.Module) -> dict[str, Norm]:
             found[keys[1]] = Norm("group", keys[2], _epsilon(module, keys[1]))
         elif name == "addcmul" and len(keys) > 2 and keys[1] is not None and _is_response(flow, step.inputs[2]):
             found[keys[1]] = Norm("group", keys[0], _epsilon(module, keys[1]))
-        elif name == "mul" and len(step.inputs) == 2:
-            for gain, value in (step.inputs, step.inputs[::-1]):
-                held, kind = _gain(flow, gain), _written_out(flow, value)
-                if held is not None and kind:
-                    found[held[0]] = Norm(kind, None, _epsilon(module, held[0]), held[1])
+        for gain, value in step.operands("mul"):
+            held, kind = _gain(flow, gain), _written_out(flow, value)
+            if held is not None and kind:
+                found[held[0]] = Norm(kind, None, _epsilon(module, held[0]), held[1])
     return found
 
 
 def _is_response(flow: Flow, value: int) -> bool:
     """Tell whether a value is ``x * norm(x) / (mean(norm(x)) + epsilon)`` (Woo et al. 2023)."""
     made = flow.step(flow.plain(value))
-    factors = made.inputs if made is not None and made.name.rstrip("_") == "mul" else ()
+    factors = made.inputs if made is not None and made.operator == "mul" else ()
     return any(_follows(flow, one, ["div", "linalg_vector_norm"]) for one in factors)
 
 
 def _gain(flow: Flow, value: int) -> tuple[str, float] | None:
     """Return the key of a stored gain and the number that is added to it."""
     step = flow.step(flow.plain(value))
-    if step is not None and step.name.rstrip("_") == "add" and len(step.inputs) == 1:
+    if step is not None and step.operator == "add" and len(step.inputs) == 1:
         key, number = flow.parameter(step.inputs[0]), step.settings[0]
         return (key, float(number)) if key is not None and isinstance(number, int | float) else None
     key = flow.parameter(value)
@@ -74,13 +73,10 @@ def _written_out(flow: Flow, value: int) -> str:
 
     A layer norm is the same of ``x - mean(x)``.
     """
-    step = flow.step(flow.plain(value))
-    if step is None or step.name.rstrip("_") != "mul" or len(step.inputs) != 2:
-        return ""
-    for one, other in (step.inputs, step.inputs[::-1]):
+    for one, other in flow.operands(flow.plain(value), "mul"):
         if _follows(flow, one, ["rsqrt", "add", "mean", "pow"]):
             centred = flow.step(flow.plain(other))
-            means = centred is not None and centred.name.rstrip("_") == "sub" and len(centred.inputs) == 2
+            means = centred is not None and centred.operator == "sub" and len(centred.inputs) == 2
             return "layer" if means and centred and _follows(flow, centred.inputs[1], ["mean"]) else "rms"
     return ""
 
@@ -89,7 +85,7 @@ def _follows(flow: Flow, value: int, names: list[str]) -> bool:
     """Tell whether a value was made by these operators, the last one first."""
     for name in names:
         step = flow.step(flow.plain(value))
-        if step is None or step.name.rstrip("_") != name:
+        if step is None or step.operator != name:
             return False
         value = step.inputs[0]
     return True
@@ -149,10 +145,9 @@ def post_norms(flow: Flow, found: Mapping[str, Norm]) -> dict[str, PostNorm]:
     made: dict[str, PostNorm] = {}
     for step in flow.steps:
         gain = flow.parameter(step.inputs[1]) if step.name == "native_layer_norm" and len(step.inputs) > 1 else None
-        summed = None if gain is None else flow.step(flow.plain(step.inputs[0]))
-        if gain is None or summed is None or summed.name.rstrip("_") != "add" or len(summed.inputs) != 2:
+        if gain is None:
             continue
-        for stream, inner in (summed.inputs, summed.inputs[::-1]):
+        for stream, inner in flow.operands(flow.plain(step.inputs[0]), "add"):
             before = _gains(flow, flow.step(flow.plain(stream)), found)
             closing = closing_keys(flow, inner) if len(before) == 1 else None
             if closing:

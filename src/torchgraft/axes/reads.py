@@ -40,12 +40,12 @@ def read_norm(flow: Flow, value: int) -> Read | None:
         if step.name in BATCH_NORMS:
             gain, shift = (flow.parameter(one) for one in step.inputs[1:3])
             return None if gain is None or shift is None or len(step.inputs) < 5 else Read(gain, shift, function)
-        name = "relu6" if step.name.startswith("hardtanh") and step.settings == (0, 6) else step.name.rstrip("_")
+        name = "relu6" if step.name.startswith("hardtanh") and step.settings == (0, 6) else step.operator
         if name in _FUNCTIONS and not function:
             function, value = name, step.inputs[0]
         elif step.name in _PASSING and step.inputs:
             value = step.inputs[0]
-        elif name == "mul" and (gated := _gated(flow, step)) is not None:
+        elif (gated := _gated(flow, step)) is not None:
             value = gated
         else:
             return None
@@ -55,5 +55,4 @@ def read_norm(flow: Flow, value: int) -> Read | None:
 
 def _gated(flow: Flow, step: Step) -> int | None:
     """Return the factor of a product that the other one is a gate of."""
-    pairs = (step.inputs, step.inputs[::-1]) if len(step.inputs) == 2 else ()
-    return next((one for one, other in pairs if flow.gate(other) is not None), None)
+    return next((one for one, other in step.operands("mul") if flow.gate(other) is not None), None)

@@ -32,6 +32,22 @@ class Step:
     over: tuple[Term, ...] = ()
 
     @property
+    def operator(self) -> str:
+        """The name, the same for an operator that writes in place."""
+        return self.name.rstrip("_")
+
+    def operands(self, *names: str) -> tuple[tuple[int, int], ...]:
+        """Return both values that the operator works on, in either order; nothing where it is none of ``names``.
+
+        >>> Step("mul_", (3, 5), (6,), ()).operands("mul"), Step("add", (3,), (6,), ()).operands("add")
+        (((3, 5), (5, 3)), ())
+        """
+        if self.operator not in names or len(self.inputs) != 2:
+            return ()
+        one, other = self.inputs
+        return (one, other), (other, one)
+
+    @property
     def groups(self) -> int:
         """How many groups a convolution or a group norm has; 1 for every other operator."""
         place = {"convolution": -1, "native_group_norm": -2}.get(self.name)

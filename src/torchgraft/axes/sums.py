@@ -21,7 +21,7 @@ def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
     closed = {branch.closing for branch in found}
     made: dict[Sum, None] = {}
     for step in flow.steps:
-        if step.name.rstrip("_") != "add" or len(step.inputs) != 2:
+        if step.operator != "add" or len(step.inputs) != 2:
             continue
         if any(value in flow.stored for value in step.inputs):
             continue

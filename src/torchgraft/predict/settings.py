@@ -23,7 +23,7 @@ _RESIZED = "upsample"  # to the size of a picture
 
 def differ(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
     """Yield what is set otherwise in a step of the target than in that of the source."""
-    name = mine.name.rstrip("_")
+    name = mine.operator
     if name == "convolution":
         yield from _geometry(sides, mine, other)
     elif name in BATCH_NORMS:

@@ -71,7 +71,7 @@ class Sides:
     def _live(self, value: int) -> int:
         flow = self.target.flow
         while (step := flow.step(value)) is not None:
-            name, inputs = step.name.rstrip("_"), step.inputs
+            name, inputs = step.operator, step.inputs
             sums = name in SUMS and len(inputs) == 2
             if (step.name in SAME and inputs) or (sums and self.is_zero(inputs[1])):
                 value = inputs[0]
@@ -107,13 +107,13 @@ class Sides:
     @staticmethod
     def _is_done(flow: Flow, step: Step, before: Callable[[int], int]) -> bool:
         """Tell whether a step does again what was just done: a rectifier behind one, with a silent block between."""
-        name = step.name.rstrip("_")
+        name = step.operator
         if name not in _IDEMPOTENT:
             return False
         made = flow.step(before(step.inputs[0]))
         while made is not None and made.name in _GREATEST:
             made = flow.step(before(made.inputs[0]))
-        return made is not None and (made.name.rstrip("_"), made.settings) == (name, step.settings)
+        return made is not None and (made.operator, made.settings) == (name, step.settings)
 
     def _is_plain(self, step: Step) -> bool:
         """Tell whether a norm without gain and shift stands before another norm."""
@@ -131,9 +131,9 @@ class Sides:
         flow = self.target.flow
         if self.passing.keys() & set(stored_inputs(flow, step)):
             return True
-        before = flow.step(step.inputs[0]) if step.inputs and step.name.rstrip("_") in LINEAR else None
+        before = flow.step(step.inputs[0]) if step.inputs and step.operator in LINEAR else None
         made = () if before is None else stored_inputs(flow, before)
-        return any(self.passing.get(key) == step.name.rstrip("_") for key in made)
+        return any(self.passing.get(key) == step.operator for key in made)
 
     def _is_open(self, value: int) -> bool:
         """Tell whether a value is a gate that is the same everywhere, which other tensors make up for."""
@@ -159,7 +159,7 @@ class Sides:
         step = flow.step(value)
         if step is None or not step.inputs:
             return False
-        name = step.name.rstrip("_")
+        name = step.operator
         if step.name in LAYOUT or name in KEEPS_ZERO:
             return self.is_zero(step.inputs[0])
         silent = [self.values.get(key) == 0 for key in stored_inputs(flow, step)]
@@ -213,7 +213,7 @@ def named(flow: Flow, step: Step) -> str:
     name = flow.classes.get(step.path)
     if name is not None and not name.startswith("Identity"):
         return name
-    return _OPERATORS.get(step.name.rstrip("_"), step.name.strip("_"))
+    return _OPERATORS.get(step.operator, step.name.strip("_"))
 
 
 def sides_of(target: AxisGroups, source: AxisGroups, coupled: Coupled, operator: str, tied: Mapping[str, str]) -> Sides:

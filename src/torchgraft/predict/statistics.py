@@ -126,7 +126,7 @@ def _behind(sides: Sides, step: Step, units: object, norm: Norm) -> str:
         if made is None or (value, scaled) in seen:
             continue
         seen.add((value, scaled))
-        name, product = made.name.rstrip("_"), flow.product(made)
+        name, product = made.operator, flow.product(made)
         key = None if product is None else flow.parameter(product.weight)
         if product is not None and key is not None:
             if name == "convolution" and made.settings[-1] != 1:
@@ -162,7 +162,7 @@ def _read(flow: Flow, step: Step, norm: Norm) -> int:
         return step.inputs[0]
     gain = step.outputs[0]
     if norm.offset:  # the step is the sum of the gain and a number
-        step = next(one for one in flow.steps if gain in one.inputs and one.name.rstrip("_") == "mul")
+        step = next(one for one in flow.steps if gain in one.inputs and one.operator == "mul")
     value = next(one for one in step.inputs if flow.parameter(one) is None and one != gain)
     return _entered(flow, value, step.path)
 

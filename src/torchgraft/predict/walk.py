@@ -98,10 +98,10 @@ def _carried(sides: Sides, mine: Step, other: Step, new: set[str]) -> tuple[int,
     """
     flow, source = sides.target.flow, sides.source.flow
     first = next((sides.carried[key] for key in stored_inputs(flow, mine) if key in sides.carried), None)
-    if first is None or other.name.rstrip("_") != "add" or len(other.inputs) != 2:
+    if first is None:
         return None
     product = flow.product(next((step for step in sides.uses(first) if flow.product(step) is not None), None))
-    for made, stream in (other.inputs, other.inputs[::-1]):
+    for made, stream in other.operands("add"):
         step = source.step(sides.original(made))
         if product is not None and step is not None and _aligned(sides, mine, step, new) is not None:
             return made, product.value, stream
@@ -110,7 +110,7 @@ def _carried(sides: Sides, mine: Step, other: Step, new: set[str]) -> tuple[int,
 
 def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple[int, int]] | None:
     """Return the values that both steps read, in pairs, or ``None`` where the steps are not the same function."""
-    names = mine.name.rstrip("_"), other.name.rstrip("_")
+    names = mine.operator, other.operator
     if names[0] != names[1] and not {*names} <= _BRIEF:
         return None
     keys = [set(stored_inputs(flow, step)) for flow, step in _both(sides, mine, other)]
@@ -237,7 +237,7 @@ def _layers(sides: Sides, mine: _Stretch, other: _Stretch) -> Iterator[Obstacle]
         keys = list(stored_inputs(flow, step))
         if keys and not all(key in sides.values for key in keys):
             again = any(key in sides.again for key in keys)
-            if step.name.rstrip("_") in LAYER_NORMS and again:
+            if step.operator in LAYER_NORMS and again:
                 what = f"a new {named(flow, step)} normalizes what passes it, so its block is no identity"
             else:
                 told = "repeats layers of the source" if again else "has no counterpart in the source"
@@ -284,7 +284,7 @@ def _sums(sides: Sides, mine: _Stretch, other: _Stretch, where: str) -> Iterator
 
 def _adds(flow: Flow, step: Step) -> bool:
     """Tell whether a step adds two values that were both computed from the input: a mask is none."""
-    return step.name.rstrip("_") in SUMS and len(step.inputs) == 2 and all(_computed(flow, v) for v in step.inputs)
+    return step.operator in SUMS and len(step.inputs) == 2 and all(_computed(flow, v) for v in step.inputs)
 
 
 def _computed(flow: Flow, value: int) -> bool:
@@ -301,7 +301,7 @@ def _computed(flow: Flow, value: int) -> bool:
 
 
 def _is_function(flow: Flow, step: Step, layout: bool) -> bool:
-    plain = step.name not in SAME and step.name.rstrip("_") not in SUMS and not any(stored_inputs(flow, step))
+    plain = step.name not in SAME and step.operator not in SUMS and not any(stored_inputs(flow, step))
     return plain and (step.name in LAYOUT) == layout
 
 
