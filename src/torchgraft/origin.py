@@ -144,10 +144,7 @@ def _of_table(table: TensorTable, factory: Any, like: Network | None) -> Origin:
 def _table_weights(table: TensorTable | TurnedTable, network: Network) -> Weights:
     """Give the values of a table, and the shapes of its tensors and of the weights that are computed from them."""
     shapes = {key: info.shape for key, info in table.infos().items()}
-    nodes = [network.root]
-    while nodes:
-        node = nodes.pop()
-        nodes += node.children
+    for node in network.nodes:
         for spec in (spec for layer in node.layers for spec in layer.tensors):
             if spec.part is None and not spec.transpose:
                 shapes.setdefault(spec.key, spec.shape)

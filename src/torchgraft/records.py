@@ -29,6 +29,7 @@ __all__ = [
     "Windows",
 ]
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -129,6 +130,15 @@ class Network:
     tensors: dict[str, TensorSpec]
     tied: dict[str, str]
     look: Look | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """Every module, each before those inside of it."""
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            waiting += node.children
+            yield node
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,10 +160,7 @@ def _attention_order(like: Network | None) -> Sorter:
 
 def _siblings(like: Network | None) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of a module and the names of what stands in it, modules or free tensors, in their order."""
-    nodes = [like.root] if like else []
-    while nodes:
-        node = nodes.pop()
-        nodes += node.children
+    for node in like.nodes if like else ():
         yield node.path, [child.path.rpartition(".")[2] for child in node.children if child.layers or child.children]
         if len(node.layers) > 1:  # free parameters beside each other
             yield node.path, [spec.role for layer in node.layers for spec in layer.tensors]
@@ -196,10 +193,7 @@ def _flat(role: str, tree: _Tree) -> Iterator[tuple[str, TensorSpec]]:
 def _fused_in(like: Network | None) -> dict[Shape, Structure]:
     """Return the fused projections of a network by their shapes, as far as shapes tell them from its other layers."""
     parts: defaultdict[str, list[TensorSpec]] = defaultdict(list)
-    nodes = [like.root] if like else []
-    while nodes:
-        node = nodes.pop()
-        nodes += node.children
+    for node in like.nodes if like else ():
         for spec in (spec for layer in node.layers if layer.kind == "linear" for spec in layer.tensors):
             if spec.role == "weight":
                 parts[spec.key].append(spec)

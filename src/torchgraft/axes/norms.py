@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Norm", "PostNorm", "Reader", "norms", "post_norms", "readers"]
+__all__ = ["EPSILONS", "Norm", "PostNorm", "Reader", "norms", "post_norms", "readers"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from torchgraft.axes.branches import closing_keys
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.steps import Step
 
-_EPSILONS = ("eps", "variance_epsilon", "epsilon")  # names of the attribute, in torch and elsewhere
+#: Names of the attribute of a norm that holds its epsilon, in torch and elsewhere.
+EPSILONS = ("eps", "variance_epsilon", "epsilon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _follows(flow: Flow, value: int, names: list[str]) -> bool:
 def _epsilon(module: nn.Module, key: str) -> tuple[str, float] | None:
     owner = module.get_submodule(key.rpartition(".")[0])
     return next(
-        ((name, float(held)) for name in _EPSILONS if isinstance(held := getattr(owner, name, None), float)), None
+        ((name, float(held)) for name in EPSILONS if isinstance(held := getattr(owner, name, None), float)), None
     )
 
 

@@ -8,7 +8,7 @@ gradients of doubled layers for the same reason). A mean of squares takes the sq
 
 from __future__ import annotations
 
-__all__ = ["MOVABLE", "ORDERS", "UNMOVABLE", "Copies", "copies_of", "place_moment"]
+__all__ = ["ORDERS", "UNMOVABLE", "Copies", "copies_of", "place_moment"]
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -37,9 +37,6 @@ ORDERS: Mapping[str, int] = {
 
 #: State tensors that hold no gradients but weights, steps or their squares: zero would be wrong for new units.
 UNMOVABLE = frozenset({"ax", "z", "slow_buffer", "step_size", "acc_delta"})
-
-#: Operators whose places follow from shapes alone; what ``full`` draws at random starts at zero.
-MOVABLE = frozenset({"copy", "embed", "clip", "clip_normalized", "full"})
 
 
 @dataclass(frozen=True, slots=True)

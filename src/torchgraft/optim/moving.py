@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torchgraft.errors import ApplyError, choose
 from torchgraft.network import unwrap
 from torchgraft.optim.holding import Held, held_by
-from torchgraft.optim.moments import MOVABLE, copies_of
+from torchgraft.optim.moments import copies_of
 from torchgraft.optim.report import OptimizerReport
 from torchgraft.optim.states import FRESH, Fill, State, Work, state_of
 from torchgraft.origin import module_weights
@@ -23,6 +23,7 @@ from torchgraft.plan import Plan, Report
 from torchgraft.records import Move, Shape, TensorSpec, Transfer
 from torchgraft.transfer.narrowing import settle
 from torchgraft.transfer.prepare import check_available
+from torchgraft.transfer.rules import CENTRED
 
 # Optimizers that keep the same state without one being derived from the other, up to torch 2.6.
 _ALIKE = ({"Adam", "AdamW"},)
@@ -152,10 +153,10 @@ def _moves(plan: Plan) -> Iterator[tuple[Transfer, Move]]:
         for move in transfer.moves:
             if move.target.buffer or transfer.reused:
                 continue
-            if move.operator not in MOVABLE:
+            if move.operator not in CENTRED:  # what ``full`` draws at random starts at zero
                 raise ApplyError(
                     f"the operator {move.operator} chooses units by the values of weights, which an optimizer does not "
-                    f"hold: make the plan with one of {', '.join(sorted(MOVABLE - {'copy'}))}"
+                    f"hold: make the plan with one of {', '.join(sorted(CENTRED - {'copy'}))}"
                 )
             yield transfer, move
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["IDENTITIES", "Context", "check_labels", "graft_moves", "paper_moves"]
+__all__ = ["CENTRED", "IDENTITIES", "Context", "check_labels", "graft_moves", "paper_moves"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +20,8 @@ _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens beside the gr
 
 #: Operators that copy a tensor as it is where both shapes are equal.
 IDENTITIES = frozenset({"embed", "clip", "full", "magnitude"})
+#: Operators that put the centre into the centre, by shapes alone; the others choose units by value.
+CENTRED = frozenset({"copy", "embed", "clip", "clip_normalized", "full"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchgraft.axes.norms import EPSILONS
 from torchgraft.predict.units import RESAMPLED
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.verify.certificate import TOLERANCE
@@ -32,7 +33,7 @@ class Finding:
 
 Rule = Callable[[Evidence], Iterator[Finding]]
 
-_EPSILONS = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps", "layer_norm_epsilon")
+_EPSILONS = (*EPSILONS, "layer_norm_eps", "layer_norm_epsilon")
 _GEOMETRY = ("stride", "dilation", "padding_mode")
 _NORMS = frozenset({"layernorm", "norm", "rmsnorm", "vector", "groupnorm"})
 _SMALL = 1e-2  # a norm over another number of units deviates by more, unless its epsilon alone is at fault

@@ -10,13 +10,11 @@ from math import prod
 from torchgraft.kinds import GATES, output_axis
 from torchgraft.plan import Plan
 from torchgraft.records import Move, Transfer, UnitMap
+from torchgraft.transfer.rules import CENTRED
 from torchgraft.units import axis_indices, product_indices
 
 #: Indices into the target's units, and for each the index of the source's unit.
 Units = tuple[Sequence[int], Sequence[int]]
-
-# Operators that put the centre into the centre; the others choose units by value.
-_CENTRED = frozenset({"copy", "embed", "clip", "clip_normalized", "full"})
 
 
 def units_of(plan: Plan, transfer: Transfer) -> Units | None:
@@ -38,7 +36,7 @@ def units_of(plan: Plan, transfer: Transfer) -> Units | None:
     starts = [one.part.start if one.part is not None else 0 for one in (move.target, move.source)]
     if move.layout and move.layout[axis]:
         index = axis_indices(move.layout[axis], plan.maps)
-    elif move.operator in _CENTRED or sizes[0] == sizes[1]:
+    elif move.operator in CENTRED or sizes[0] == sizes[1]:
         factors = _factors(move.target.units, axis, sizes[0]), _factors(move.source.units, axis, sizes[1])
         alike = len(factors[0]) == len(factors[1])
         pairs = zip(*factors, strict=True) if alike else [sizes]
