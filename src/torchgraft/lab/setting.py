@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["contents", "setting"]
+__all__ = ["contents", "setting", "threads"]
 
 import functools
 import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ def setting(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on so many threads, on as many as before where there is no number, and set them back."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def contents(paths: Iterable[str]) -> dict[str, str]:

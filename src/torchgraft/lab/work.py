@@ -6,11 +6,9 @@ __all__ = ["start", "work"]
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-import torch
 from torch import nn
 
 from torchgraft.errors import LabError
@@ -19,6 +17,7 @@ from torchgraft.lab.initializations import initialize, load_pretrained
 from torchgraft.lab.networks import build, check_answers
 from torchgraft.lab.records import Epoch, Initialized, Outcome, Row, Task
 from torchgraft.lab.setting import contents, setting
+from torchgraft.lab.setting import threads as using
 from torchgraft.lab.training import Trained, train
 from torchgraft.lab.weights import load_network, read_state, write_state
 
@@ -52,7 +51,7 @@ def work(
         GraftError: the data, a network, the weights or the recipe is at fault; the message names it.
     """
     begun = time.perf_counter()
-    with _threads(threads):
+    with using(threads):
         images = open_data(task.data)
         seed = task.seed + (_SOURCE_SEED if task.kind == "source" else 0)
         network = build(task.spec, images.classes, seed)
@@ -123,14 +122,3 @@ def _weights_of(task: Task, trained: Trained) -> bytes:
     if trained.state is None:
         raise LabError(f"the source {task.network!r} was never finite ({trained.exploded}): give it a smaller rate")
     return write_state(trained.state)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
-import torch
-
 from torchgraft.lab.engines.jobs import Finished, Job, Options, Pool, Work, attempt, gpus_here
+from torchgraft.lab.setting import threads
 
 
 @contextmanager
@@ -18,13 +17,8 @@ def inline(work: Work, options: Options) -> Iterator[Pool]:
     """Open a pool of one worker: this process; nothing is imported anew and a debugger sees everything."""
     if options.device == "cuda":
         gpus_here()
-    before = torch.get_num_threads()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
+    with threads(options.threads or None):
         yield _Inline(work, options.device)
-    finally:
-        torch.set_num_threads(before)
 
 
 @final
