@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import torchgraft as tg
+
+
+class Bomb:
+    """Writes a file when it is unpickled, so that a test can see that it was not."""
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[str]]:
+        return os.system, ("touch exploded",)
 
 
 def filled(module: Any, start: float = 1.0) -> Any:

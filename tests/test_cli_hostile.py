@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import Bomb
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
@@ -24,13 +25,6 @@ from torchgraft.io import saving
 
 LINEAR = "python:torch.nn:Linear,in_features=4,out_features=3"
 LAYER = "python:torch.nn:TransformerEncoderLayer,d_model=8,nhead=2,dim_feedforward=12"
-
-
-class Bomb:
-    """Writes a file when it is unpickled, so that a test can see that it was not."""
-
-    def __reduce__(self) -> tuple[Callable[..., int], tuple[str]]:
-        return os.system, ("touch exploded",)
 
 
 def raw(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:

@@ -8,12 +8,12 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import Bomb
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
@@ -21,13 +21,6 @@ from torch import nn
 from torchgraft.cli import app
 
 LINEAR = "python:torch.nn:Linear,in_features=4,out_features=3"
-
-
-class Bomb:
-    """Writes a file when it is unpickled, so that a test can see that it was not."""
-
-    def __reduce__(self) -> tuple[Callable[..., int], tuple[str]]:
-        return os.system, ("touch exploded",)
 
 
 @pytest.fixture

@@ -173,53 +173,52 @@ def determined(plan: tg.Plan, source: nn.Module, target: nn.Module) -> dict[str,
     return {key: value != 0 for key, value in ones.items()}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", PAIRS)
-def test_gradients_move_as_the_target_computes_them(name: str, seed: int) -> None:
-    """The law: where the function is kept, the target's gradient is the moved gradient of the source."""
+def differentiated(name: str, seed: int) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Return a source, its target's own gradients, the places that are determined there, and what moved into them.
+
+    The losses of both are the same.
+    """
     plan, source, target, inputs, classes = grown(name, seed)
     losses = [differentiate(module, inputs, classes) for module in (source, target)]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
     places = determined(plan, source, target)
     found = moved(plan, source, target, (parameter.grad for parameter in source.parameters()))
-    own = gradients(target)
+    return source, gradients(target), places, found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", PAIRS)
+def test_gradients_move_as_the_target_computes_them(name: str, seed: int) -> None:
+    """The law: where the function is kept, the target's gradient is the moved gradient of the source."""
+    _, own, places, found = differentiated(name, seed)
     for key, value in found.items():
         here = deviation(value[places[key]], own[key][places[key]])
         assert 1e-4 < here < 1 if writes_a_stream(key, name) else here < 1e-9, key
         assert not value[~places[key]].any()
     assert sum(writes_a_stream(key, name) for key in found) <= len(found) / 2
     for key in own.keys() - found.keys():  # a new block: only what closes it has a gradient
-        closes = next(one.status == "silenced" for one in plan.tensors if one.key == key)
+        closes = next(one.status == "silenced" for one in planned(name).tensors if one.key == key)
         assert bool(own[key].any()) == closes
 
 
 @pytest.mark.parametrize("name", ["rms norm doubled", "layer norm tripled", "tied and doubled"])
 def test_of_what_writes_copies_the_sum_is_exact(name: str) -> None:
-    plan, source, target, inputs, classes = grown(name, 2)
-    differentiate(source, inputs, classes)
-    differentiate(target, inputs, classes)
-    places = determined(plan, source, target)
-    found = moved(plan, source, target, (parameter.grad for parameter in source.parameters()))
+    source, own, places, found = differentiated(name, 2)
     keys = [key for key in found if writes_a_stream(key, name)]
     assert keys
     for key in keys:
         axis = 1 if key.startswith("words") else 0
         shape = (found[key].shape[axis] // dict(source.named_parameters())[key].shape[axis], -1)
-        sums = [(one * places[key]).unflatten(axis, shape).sum(axis) for one in (found[key], gradients(target)[key])]
+        sums = [(one * places[key]).unflatten(axis, shape).sum(axis) for one in (found[key], own[key])]
         assert deviation(*sums) < 1e-9, key
 
 
 def test_of_what_writes_a_padded_stream_the_pads_hold_the_rest() -> None:
     """The pads are the mean of the others, so each of the others has its share of the gradient of all pads."""
     name = "layer norm padded"
-    plan, source, target, inputs, classes = grown(name, 2)
-    differentiate(source, inputs, classes)
-    differentiate(target, inputs, classes)
-    places = determined(plan, source, target)
-    found = moved(plan, source, target, (parameter.grad for parameter in source.parameters()))
+    _, own, places, found = differentiated(name, 2)
     for key in (key for key in found if writes_a_stream(key, name)):
-        own = gradients(target)[key]
-        whole = torch.cat([own[:4] + own[4:].sum(0, keepdim=True) / 4, own[4:]])
+        whole = torch.cat([own[key][:4] + own[key][4:].sum(0, keepdim=True) / 4, own[key][4:]])
         assert deviation(found[key][places[key]], whole[places[key]]) < 1e-9, key
 
 
