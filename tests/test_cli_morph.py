@@ -76,10 +76,14 @@ def test_edits_are_told_as_json_and_read_again(folder: Path) -> None:
         (("--edit", "narrow 0 width=4"), "approximate"),
         (("--edits", "missing.json"), "missing.json"),
         (("--edits", "object.json"), "holds no list of edits"),
+        (("--edits", "words.json"), "holds no list of edits"),
+        (("--edits", "deep.json"), "holds no list of edits"),
+        (("--edits", "odd.json"), "is no edit"),
     ],
 )
 def test_a_refusal_is_one_line_and_nothing_is_written(folder: Path, arguments: tuple[str, ...], told: str) -> None:
-    Path("object.json").write_text("{}")
+    for name, text in (("object", "{}"), ("words", "widen 0"), ("deep", "[" * 100_000), ("odd", '["widen"]')):
+        Path(f"{name}.json").write_text(text)
     result = run(NAME, *arguments, "-o", "new.safetensors")
     assert result.exit_code == 2 and told in result.stderr and result.stdout == ""
     assert len(result.stderr.splitlines()) == 1 and not Path("new.safetensors").exists()

@@ -112,7 +112,10 @@ def morph(source: str, output: Path, texts: tuple[str, ...], file: Path | None, 
 
 
 def _stored(file: Path) -> list[Edit]:
-    found = json.loads(read_json_file(file))
+    try:
+        found = json.loads(read_json_file(file))
+    except (ValueError, RecursionError):  # no JSON at all, or nested without end
+        found = None
     if not isinstance(found, list):
         raise MorphError(f"{file} holds no list of edits: write them as --json prints them")
     return [Edit.from_dict(one) for one in found]
