@@ -19,7 +19,7 @@ from torchgraft.records import Shape
 #: How libraries call the number of query heads of an attention, the size of a head, and the number of key heads.
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "attn_head_size", "head_size")
-KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads")
+KEY_VALUE_COUNTS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 
 # These store their fused projection head by head, (heads, 3, head_dim), instead of (3, heads, head_dim).
 _INTERLEAVED = frozenset(

@@ -20,7 +20,7 @@ from torchgraft.morph.edits.sizes import Sizes
 #: What libraries write down of an attention, by name: of its query heads, its key and value heads, and their size.
 _NUMBERS: Mapping[tuple[str, ...], Callable[[int, int, int], float]] = {
     HEAD_COUNTS: lambda query, _, size: query,
-    (*KEY_VALUE_COUNTS, "n_kv_heads"): lambda query, key, size: key,
+    KEY_VALUE_COUNTS: lambda query, key, size: key,
     ("num_key_value_groups", "n_rep"): lambda query, key, size: query // key,
     HEAD_SIZES: lambda q, k, size: size,
     ("all_head_size", "attn_dim", "inner_dim", "split_size"): lambda query, _, size: query * size,
