@@ -22,6 +22,7 @@ from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
 from torchgraft.morph.edits.copies import copied
 from torchgraft.network import unwrap
+from torchgraft.recent import Recent
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
 
@@ -111,20 +112,19 @@ def _hollow(inputs: Inputs) -> Inputs:
     return found
 
 
-# Inputs that were guessed before, by architecture; the oldest go first.
-_KEPT: dict[Look, Inputs] = {}
-_MOST_KEPT = 64
+# Inputs that were guessed before, by architecture.
+_KEPT = Recent[Look, Inputs](64)
 
 
 def _guessed(model: nn.Module) -> Inputs:
     look = look_of(model)
-    if look is None:
-        return example_inputs(model)
-    if look not in _KEPT:
-        _KEPT[look] = example_inputs(model)
-        while len(_KEPT) > _MOST_KEPT:
-            del _KEPT[next(iter(_KEPT))]
-    return _KEPT[look]
+    kept = _KEPT.get(look) if look is not None else None
+    if kept is not None:
+        return kept
+    found = example_inputs(model)
+    if look is not None:
+        _KEPT[look] = found
+    return found
 
 
 def _match(
