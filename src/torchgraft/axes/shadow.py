@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["called", "copy_of", "ours", "plain_operators", "shadow_of"]
+__all__ = ["called", "copy_of", "hollow", "ours", "plain_operators", "shadow_of"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,10 +91,11 @@ def shadow_of(module: nn.Module, values: bool = False) -> nn.Module:
     Raises:
         GraftError: the model cannot be copied.
     """
-    return copy_of(module, None if values else _hollow).eval()
+    return copy_of(module, None if values else hollow).eval()
 
 
-def _hollow(tensor: Tensor) -> Tensor:
+def hollow(tensor: Tensor) -> Tensor:
+    """Return a tensor without values, on the meta device, that is otherwise alike."""
     return torch.empty_like(tensor, device="meta")
 
 
