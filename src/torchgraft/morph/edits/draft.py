@@ -16,12 +16,11 @@ from torch.utils._pytree import tree_map_only
 from torchgraft.axes import AxisGroups, axis_groups
 from torchgraft.axes.holes import Arguments
 from torchgraft.axes.inputs import arguments_of, example_inputs
-from torchgraft.axes.shadow import hollow
+from torchgraft.axes.shadow import copy_of, hollow
 from torchgraft.errors import MorphError, RunError
 from torchgraft.fingerprint import Look, look_of
 from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
-from torchgraft.morph.edits.copies import copied
 from torchgraft.network import unwrap
 from torchgraft.recent import Recent
 from torchgraft.records import Match, Pair
@@ -94,7 +93,7 @@ def drafted(model: nn.Module, inputs: Any = None, seed: int = 0) -> Draft:
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
-    made = copied(model)
+    made = copy_of(model)
     return {"model": made, "origin": {part: path for path, part in made.named_modules()}}
 
 
