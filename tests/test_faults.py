@@ -13,6 +13,7 @@ import torchgraft as tg
 from torchgraft.axes import axis_groups, groups, rules
 from torchgraft.axes.shadow import called, copy_of, ours
 from torchgraft.errors import GraftError, InputsError, RunError
+from torchgraft.recent import Recent
 from torchgraft.verify import places
 
 
@@ -43,7 +44,7 @@ def broken(*_: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "_KEPT", {})
+    monkeypatch.setattr(groups, "_KEPT", Recent(1))
 
 
 def test_a_model_that_fails_is_cut_tensor_by_tensor_and_the_plan_says_why() -> None:

@@ -417,6 +417,19 @@ def test_inputs_and_outputs_may_be_nested(kind: type) -> None:
         assert certificate.notes[0].startswith("output 2 has 12 units in the target and 8 in the source: the 8 that ")
 
 
+def test_a_list_is_one_argument() -> None:
+    class Pictures(nn.Sequential):
+        def forward(self, pictures: list[Tensor]) -> Tensor:
+            return super().forward(torch.stack([picture.mean(dim=(1, 2)) for picture in pictures]))
+
+    source, target = (Pictures(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2)) for width in (4, 6))
+    inputs = [torch.randn(3, 8, 8), torch.randn(3, 5, 7)]
+    plan = tg.plan(source, target, inputs=inputs)
+    assert not plan.notes
+    assert tg.verify(source, target, tg.apply(plan, source, target), inputs).exact
+    assert tg.morph.widen(source, "0", 8, inputs=inputs).exact
+
+
 def test_classes_are_compared_as_the_plan_maps_them() -> None:
     certificate = verified(net(classes=4), net(16, classes=6))
     assert certificate.exact

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from torchgraft.axes import AxisGroups, known_groups
+from torchgraft.axes.inputs import arguments_of
 from torchgraft.errors import ApplyError, GraftError, InputsError, SpecError, choose
 from torchgraft.fingerprint import Look
 from torchgraft.match import Matcher
@@ -172,16 +173,12 @@ def _groups(
     both: tuple[Held, Held], looks: tuple[Look | None, Look | None], inputs: Any
 ) -> tuple[AxisGroups, AxisGroups] | str:
     """Return the axis groups of target and source, or the reason why those of one are not known."""
-    given = () if inputs is None else inputs if isinstance(inputs, tuple | list | Mapping) else (inputs,)
-    options = dict(given) if isinstance(given, Mapping) else None
-    arguments = None if inputs is None else () if isinstance(given, Mapping) else tuple(given)
+    target, source = (held() for held in both)
+    if target is None or source is None:  # the other one would be run for nothing
+        return f"the {'target' if target is None else 'source'} is a table without code, so its couplings are not known"
+    arguments, options = (None, None) if inputs is None else arguments_of(inputs)
     found = []
-    sides = [(side, held(), look) for side, held, look in zip(("target", "source"), both, looks, strict=True)]
-    for side, module, _ in sides:  # before the other one is run for nothing
-        if module is None:
-            return f"the {side} is a table without code, so its couplings are not known"
-    for side, module, look in sides:
-        assert module is not None
+    for side, module, look in zip(("target", "source"), (target, source), looks, strict=True):
         try:
             found.append(known_groups(unwrap(module), look, arguments, options))
         except InputsError:

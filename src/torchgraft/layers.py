@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Own", "Structure", "free_layers", "layers_of", "linear_structures"]
+__all__ = ["Own", "Structure", "layers_of", "linear_structures"]
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def layers_of(
         return tuple(_recurrent_layers(path, kind, own))
     if kind:
         return (Layer(path, kind, _shape_of(own), tuple(own.values())),)
-    return tuple(free_layers(path, own))
+    return tuple(_free_layers(path, own))
 
 
 def _with_computed(own: Own) -> Own:
@@ -119,7 +119,7 @@ def _shape_of(own: Own) -> Shape | None:
     return weight.shape if weight else None
 
 
-def free_layers(path: str, own: Own) -> Iterator[Layer]:
+def _free_layers(path: str, own: Own) -> Iterator[Layer]:
     """Free parameters (class token, layer scale) and buffers: each a layer of its own, its role part of its path.
 
     A layer scale is stored as ``(C,)`` by one library and as ``(C, 1, 1)`` by another: axes of one at the end go.
@@ -138,7 +138,7 @@ def _linear_parts(path: str, own: Own, structure: Structure) -> Iterator[Layer]:
     columns, start = structure.columns, 0
     total = sum(prod(row) for row in structure.rows)
     stacked = {(total,), (total, prod(columns))[:: -1 if structure.transpose else 1]}
-    yield from free_layers(path, {role: spec for role, spec in own.items() if spec.shape not in stacked})
+    yield from _free_layers(path, {role: spec for role, spec in own.items() if spec.shape not in stacked})
     own = {role: spec for role, spec in own.items() if spec.shape in stacked}
     for number, row in enumerate(structure.rows):
         out, tensors = prod(row), []
@@ -174,7 +174,7 @@ def _attention_layers(path: str, own: Own, heads: Heads | None) -> Iterator[Laye
                 tensors.append(replace(spec, role=role, shape=(out, *spec.shape[1:]), part=part, units=units))
         yield Layer(f"{path}[{number}]", "linear", (out, weight.shape[1]), tuple(tensors))
     taken = {"in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
-    yield from free_layers(path, {role: spec for role, spec in own.items() if role not in taken})
+    yield from _free_layers(path, {role: spec for role, spec in own.items() if role not in taken})
 
 
 # Role, depth and direction, and what a parametrization or a pruning adds: "parametrizations.weight_hh_l0.original1".

@@ -17,6 +17,7 @@ from torchgraft.errors import PlanError
 from torchgraft.fingerprint import LAZY, Look, look_of
 from torchgraft.kinds import kind_of_type
 from torchgraft.layers import Own, Structure, layers_of, linear_structures
+from torchgraft.recent import Recent
 from torchgraft.records import Layer, Network, Node, TensorSpec
 
 
@@ -74,23 +75,20 @@ def read_module(module: nn.Module, name: str = "") -> Network:
     """
     name = name or type(module).__name__
     look = look_of(module)
-    known = _KNOWN.pop((name, look), None) if look is not None else None
+    known = _KNOWN.get((name, look)) if look is not None else None
     if known is None:
         reader = _Reader()
         root = _walk(reader, module, "", None)
         if not reader.tensors:
             raise PlanError(f"{name} holds no parameter and no buffer: there is nothing to transfer")
         known = Network(name, root, reader.tensors, reader.tied, look)
-    if look is not None:
-        _KNOWN[name, look] = known  # the last one used stands last
-        if len(_KNOWN) > _MOST_KNOWN:
-            del _KNOWN[next(iter(_KNOWN))]
+        if look is not None:
+            _KNOWN[name, look] = known
     return known
 
 
-# Networks by name and look, for the architectures read last: a second model of one is not read again.
-_KNOWN: dict[tuple[str, Look], Network] = {}
-_MOST_KNOWN = 64
+# Networks by name and look: a second model of an architecture is not read again.
+_KNOWN = Recent[tuple[str, Look], Network](64)
 
 
 def _walk(reader: _Reader, module: nn.Module, path: str, structure: Structure | None) -> Node:

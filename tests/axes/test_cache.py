@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchgraft.axes import axis_groups
 from torchgraft.axes import groups as module_of_groups
 from torchgraft.fingerprint import UnknownError, fingerprint
+from torchgraft.recent import Recent
 
 
 class Block(nn.Module):
@@ -114,8 +115,7 @@ def test_what_cannot_be_compared_is_found_anew() -> None:
 
 
 def test_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_of_groups, "_KEPT", {})
-    monkeypatch.setattr(module_of_groups, "_MOST_KEPT", 2)
+    monkeypatch.setattr(module_of_groups, "_KEPT", Recent(2))
     first = axis_groups(Block(5))
     axis_groups(Block(6))
     axis_groups(Block(7))

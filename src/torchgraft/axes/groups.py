@@ -26,6 +26,7 @@ from torchgraft.axes.terms import Atom, Cat, Term, atoms_of, resolve, size_of
 from torchgraft.axes.trace import Trace
 from torchgraft.fingerprint import Look, look_of
 from torchgraft.network import unwrap
+from torchgraft.recent import Recent
 
 Index = NDArray[np.int64]
 
@@ -148,15 +149,12 @@ def known_groups(
     found, hollow = traced(module, inputs, options)
     groups = _grouped(found, module)
     if key is not None and hollow:
-        while len(_KEPT) >= _MOST_KEPT:
-            del _KEPT[next(iter(_KEPT))]
         _KEPT[key] = groups
     return groups
 
 
-# What was found before, by architecture; the oldest goes first.
-_KEPT: dict[tuple[Any, ...], AxisGroups] = {}
-_MOST_KEPT = 64
+# What was found before, by architecture.
+_KEPT = Recent[tuple[Look, Look], AxisGroups](64)
 
 
 def _grouped(found: Trace, module: nn.Module) -> AxisGroups:

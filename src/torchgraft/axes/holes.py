@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Candidate", "Hole", "drawn"]
+__all__ = ["Arguments", "Candidate", "Hole", "drawn"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+#: Positional and keyword arguments of a run.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _FEW = 30  # tokens are drawn among the first ones, the special ones at the start left out
 
@@ -32,7 +35,7 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def drawn(candidate: Candidate, seed: int | None, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def drawn(candidate: Candidate, seed: int | None, dtype: torch.dtype) -> Arguments:
     """Return positional and keyword arguments with their holes filled.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["example_inputs", "first_that_runs", "real_dtype"]
+__all__ = ["arguments_of", "example_inputs", "first_that_runs", "real_dtype"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchgraft.axes.guesses import candidates
-from torchgraft.axes.holes import Candidate, drawn
+from torchgraft.axes.holes import Arguments, Candidate, drawn
 from torchgraft.axes.shadow import called, plain_operators, shadow_of
 from torchgraft.errors import InputsError, RunError, brief
 from torchgraft.network import unwrap
@@ -23,9 +23,22 @@ T = TypeVar("T")
 _MOST = 60  # candidates that are tried
 
 
-def example_inputs(
-    module: nn.Module, seed: int | None = None, *, small: bool = False
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(inputs: Any) -> Arguments:
+    """Return inputs, as the public functions take them, as positional and keyword arguments.
+
+    Args:
+        inputs: a tuple of positional or a dict of keyword arguments; anything else is one argument, a list too, since
+            models take lists (of pictures that differ in size).
+
+    >>> arguments_of(1), arguments_of((1, 2)), arguments_of({"a": 1}), arguments_of([1, 2])
+    (((1,), {}), ((1, 2), {}), ((), {'a': 1}), (([1, 2],), {}))
+    """
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def example_inputs(module: nn.Module, seed: int | None = None, *, small: bool = False) -> Arguments:
     """Return positional and keyword arguments that a model can be run on, a batch of one.
 
     Args:

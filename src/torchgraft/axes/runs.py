@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.holes import Candidate, drawn
 from torchgraft.axes.inputs import first_that_runs, real_dtype
 from torchgraft.axes.rules import apply_rules
+from torchgraft.axes.shadow import hollow
 from torchgraft.axes.trace import Trace, trace
 from torchgraft.errors import RunError
 from torchgraft.fingerprint import Look, look_of
@@ -26,12 +26,8 @@ def architecture(
     """Return all that a run without values depends on, or ``None`` where something in it cannot be compared."""
     if look is None:
         return None
-    given = look_of(tree_map_only(Tensor, _hollow, (None if inputs is None else tuple(inputs), dict(options or {}))))
+    given = look_of(tree_map_only(Tensor, hollow, (None if inputs is None else tuple(inputs), dict(options or {}))))
     return None if given is None else (look, given)
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
 
 
 def traced(module: nn.Module, inputs: Sequence[Any] | None, options: Mapping[str, Any] | None) -> tuple[Trace, bool]:

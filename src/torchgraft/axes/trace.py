@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.outputs import outputs_of
-from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
+from torchgraft.axes.shadow import called, hollow, ours, plain_operators, shadow_of
 from torchgraft.axes.steps import Step, scale_of, settings_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
 from torchgraft.errors import brief
@@ -339,9 +339,9 @@ def _uniform_buffers(module: nn.Module) -> dict[str, float]:
 
 
 def _input(tensor: Tensor, known: _Known, values: bool) -> Tensor:
-    hollow = tensor.detach().clone() if values else torch.empty_like(tensor, device="meta")
-    known.set(hollow, tuple(fresh(size, "an input") for size in tensor.shape))
-    return hollow
+    made = tensor.detach().clone() if values else hollow(tensor)
+    known.set(made, tuple(fresh(size, "an input") for size in tensor.shape))
+    return made
 
 
 def same(a: Sequence[Term], b: Sequence[Term]) -> None:

@@ -11,7 +11,6 @@ __all__ = [
     "layer_scores",
     "offsets",
     "score_blocks",
-    "score_table",
 ]
 
 from collections.abc import Iterator, Sequence
@@ -95,7 +94,7 @@ def inner_scores(target: Elements, source: Elements, scorer: Scorer, *, mixed: b
     target_rows, target_blocks, flags, target_class = _classes(target)
     source_rows, source_blocks, others, source_class = _classes(source)
     weights = np.where(np.equal.outer(flags, others), 1.0, _MIXED if mixed else 0.0)
-    table = score_table(target_rows, source_rows, scorer)
+    table = _score_table(target_rows, source_rows, scorer)
     return InnerScores(table, weights, target_blocks, source_blocks, target_class, source_class)
 
 
@@ -149,7 +148,7 @@ def _classes(elements: Elements) -> tuple[list[Layer], list[tuple[int, ...]], li
     return layers, [block for _, block in classes], [flag for flag, _ in classes], of_elements
 
 
-def score_table(target: Sequence[Layer], source: Sequence[Layer], scorer: Scorer) -> Floats:
+def _score_table(target: Sequence[Layer], source: Sequence[Layer], scorer: Scorer) -> Floats:
     """Score every target layer with every source layer: ``(n + 1, m + 1)``, the last row and column zero (padding)."""
     table = np.zeros((len(target) + 1, len(source) + 1))
     table[:-1, :-1] = scorer(target, source)

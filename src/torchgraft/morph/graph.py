@@ -5,7 +5,7 @@ A blob with several edges out of it is copied, one with several edges into it is
 
 from __future__ import annotations
 
-__all__ = ["DEPTHWISE", "OPS", "Edge", "Graph", "check", "layer_text", "reachable", "to_text", "vertices"]
+__all__ = ["DEPTHWISE", "Edge", "Graph", "check", "layer_text", "reachable", "to_text", "vertices"]
 
 import re
 from collections.abc import Mapping
@@ -19,9 +19,6 @@ from torchgraft.errors import MorphError
 if TYPE_CHECKING:
     import networkx
 
-#: What an edge may be: a convolution, an identity, an average pooling, a maximum pooling.
-OPS = ("conv", "id", "avg", "max")
-
 #: ``Edge.groups`` of a convolution with one group for each channel that comes in.
 DEPTHWISE = 0
 
@@ -32,6 +29,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 class Edge:
     """A layer from blob ``tail`` to blob ``head``.
 
+    ``op`` is ``conv``, ``id``, ``avg`` or ``max``: a convolution, an identity, an average or a maximum pooling.
     ``kernel``, ``stride``, ``dilation`` and ``padding`` have one number for each spatial axis, or a single one that
     holds for all. ``padding`` is ``None`` where it follows from the module's window, as it should. ``scale`` is the
     factor of an identity.

@@ -162,13 +162,12 @@ def on_box(kernel: Kernel, first: Sequence[int], extent: Sequence[int]) -> Tenso
     return box
 
 
-def trimmed(kernel: Kernel, tolerance: float = 0.0) -> Kernel:
-    """Return the kernel without outer taps that are at most ``tolerance`` of the largest; at least one tap stays."""
+def trimmed(kernel: Kernel) -> Kernel:
+    """Return the kernel without outer taps that are zero; at least one tap stays."""
     dims = len(kernel.first)
     if not dims:
         return kernel
-    size = sizes(kernel)
-    kept = size > tolerance * float(size.max())
+    kept = sizes(kernel) > 0
     if not bool(kept.any()):
         outputs, inputs = kernel.taps.shape[:2]
         return constant(outputs, inputs, dims)

@@ -112,12 +112,12 @@ def weight_scale(kernel: Kernel) -> float:
     return float(kernel.taps.square().mean().sqrt()) or 1.0
 
 
-def part_sizes(layout: Layout, kernels: Sequence[Kernel], seed: int = 0) -> dict[int, float]:
+def part_sizes(layout: Layout, kernels: Sequence[Kernel]) -> dict[int, float]:
     """Estimate for each layer with weights the norm of the part of the module's kernel that goes through it.
 
     Both ends are projected to a few random directions, so this costs little beside the kernel itself.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     inputs, outputs = layout.channels[layout.source], layout.channels[layout.sink]
     before = from_source(layout, kernels, _probe(inputs, _PROBES, layout.dims, generator))
     after = to_sink(layout, kernels, _probe(_PROBES, outputs, layout.dims, generator))

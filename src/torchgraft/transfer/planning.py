@@ -74,7 +74,7 @@ def make_plan(
     if match.equal and isinstance(found, str):
         found = None  # nothing is cut, so that no run is missed
     mapped = tuple(sorted((labels or {}).items()))
-    draft = (_drafted_once if pure else _drafted)(match, target, source, method, pins, mapped, found, trainable)
+    draft = (_drafted_once if pure else _drafted)(match, target, method, pins, mapped, found, trainable)
     coupled = draft.coupled
     known = groups if found is None else found
     return Plan(
@@ -108,7 +108,6 @@ class _Draft:
 def _drafted(
     matched: _Matched,
     target: Network,
-    source: Network,
     method: Method,
     pins: Pins,
     labels: tuple[tuple[int, int], ...],

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchgraft.axes.holes import Arguments
 from torchgraft.errors import ApplyError, GraftError, RunError, SpecError, brief
 from torchgraft.io import resolve
 from torchgraft.network import unwrap
@@ -24,7 +25,7 @@ from torchgraft.verify.certificate import Certificate, Deviation, Place, roundin
 from torchgraft.verify.outputs import ROUNDING, compared_leaves, deviation_of, factor_between
 from torchgraft.verify.places import Evidence, compare_places
 from torchgraft.verify.reasons import reasons_for
-from torchgraft.verify.running import MODES, Call, Mode, agreed_calls, run, told
+from torchgraft.verify.running import MODES, Mode, agreed_calls, run, told
 from torchgraft.verify.units import Units, sizes_of, units_of
 
 Models = tuple[nn.Module, nn.Module]
@@ -136,7 +137,7 @@ def _checked(source: Any, target: Any, plan: Plan) -> Models:
     return models
 
 
-def _compared(plan: Plan, models: Models, calls: tuple[Call, Call], mode: Mode) -> Evidence:
+def _compared(plan: Plan, models: Models, calls: tuple[Arguments, Arguments], mode: Mode) -> Evidence:
     try:
         return compare_places(plan, models, calls, mode)
     except RunError as error:
@@ -146,7 +147,9 @@ def _compared(plan: Plan, models: Models, calls: tuple[Call, Call], mode: Mode) 
         ) from error
 
 
-def _results(models: Models, calls: tuple[Call, Call], mode: Mode, notes: list[str]) -> tuple[Any, Any] | None:
+def _results(
+    models: Models, calls: tuple[Arguments, Arguments], mode: Mode, notes: list[str]
+) -> tuple[Any, Any] | None:
     try:
         return run(models[0], calls[0], mode), run(models[1], calls[1], mode)
     except RunError as error:  # a detector in train mode wants labels, a norm more than one value
@@ -181,7 +184,7 @@ def _factors(leaves: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
     return [factor for factor in dict.fromkeys(found) if abs(factor - 1) > ROUNDING]
 
 
-def _noise(models: Models, calls: tuple[Call, Call]) -> str:
+def _noise(models: Models, calls: tuple[Arguments, Arguments]) -> str:
     """Name the model that draws random numbers in train mode, if one does."""
     for side, model, call in zip(("source", "target"), models, calls, strict=True):
         first, second = (run(model, call, MODES[2], seed=seed) for seed in (0, 1))

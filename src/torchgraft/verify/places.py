@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from torchgraft.axes import axis_groups
+from torchgraft.axes.holes import Arguments
 from torchgraft.axes.shadow import ours
 from torchgraft.couple import Coupled
 from torchgraft.errors import GraftError
@@ -26,7 +27,7 @@ from torchgraft.records import Obstacle, Shape, Transfer
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.verify.certificate import TOLERANCE
 from torchgraft.verify.outputs import ROUNDING, apart, factor_between
-from torchgraft.verify.running import Call, Mode, run
+from torchgraft.verify.running import Mode, run
 from torchgraft.verify.units import sizes_of, units_of
 
 _CHANNELS_FIRST = ("conv", "batchnorm", "groupnorm", "instancenorm", "prelu")
@@ -88,7 +89,9 @@ class Evidence:
         return next(iter(parted or scaled), None)
 
 
-def compare_places(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call], mode: Mode) -> Evidence:
+def compare_places(
+    plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Arguments, Arguments], mode: Mode
+) -> Evidence:
     """Run both models, and compare the outputs of the layers that the plan matched.
 
     Args:
@@ -138,7 +141,9 @@ def compare_places(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple
     )
 
 
-def _foretold(plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call]) -> tuple[Obstacle, ...]:
+def _foretold(
+    plan: Plan, models: tuple[nn.Module, nn.Module], calls: tuple[Arguments, Arguments]
+) -> tuple[Obstacle, ...]:
     """Return the obstacles that the plan knows of, or would have known of had it seen the models."""
     known = plan.forecast.obstacles
     if known is not None:

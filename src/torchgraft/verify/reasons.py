@@ -12,8 +12,10 @@ from torchgraft.records import Obstacle
 from torchgraft.verify.places import Evidence
 from torchgraft.verify.rules import MEASURED, RULES, Finding, moment_of, placed, rounding_of
 
+_MOST = 5  # reasons that are told
 
-def reasons_for(evidence: Evidence, limit: float, known: Sequence[str] = (), most: int = 5) -> tuple[str, ...]:
+
+def reasons_for(evidence: Evidence, limit: float, known: Sequence[str]) -> tuple[str, ...]:
     """Return why the computations part, the nearest to the place first, then what differs further on.
 
     Where the plan foretold something, rules add only what they see in the values. Differences before the last layer
@@ -23,7 +25,6 @@ def reasons_for(evidence: Evidence, limit: float, known: Sequence[str] = (), mos
         evidence: what was measured.
         limit: deviation from which on a layer counts as parted.
         known: reasons that were found elsewhere, which come first.
-        most: how many are returned.
     """
     number = evidence.parting(limit)
     agreeing = evidence.found if number is None else evidence.found[:number]
@@ -40,7 +41,7 @@ def reasons_for(evidence: Evidence, limit: float, known: Sequence[str] = (), mos
     if not known and not near:
         why = "what the transfer computed was rounded when it was stored" if rounded else "no rule explains it"
         known = (f"{why}, at {name}",)
-    return (*known, *told(Obstacle(one.what, one.where) for one in (*near, *later)))[:most]
+    return (*known, *told(Obstacle(one.what, one.where) for one in (*near, *later)))[:_MOST]
 
 
 def _all(evidence: Evidence) -> Iterator[Finding]:

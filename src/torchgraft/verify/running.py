@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["MODES", "Call", "Mode", "agreed_calls", "copied", "run", "told"]
+__all__ = ["MODES", "Mode", "agreed_calls", "copied", "run", "told"]
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchgraft.axes.inputs import example_inputs
+from torchgraft.axes.holes import Arguments
+from torchgraft.axes.inputs import arguments_of, example_inputs
 from torchgraft.axes.precise import Precise
 from torchgraft.axes.shadow import called, copy_of
 from torchgraft.errors import InputsError, RunError, brief
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 Mode = tuple[str, str]
 
 #: Mode and precision of the runs; the first one also decides the inputs.
@@ -40,7 +40,7 @@ def copied(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Mo
 
 
 def run(
-    module: nn.Module, call: Call, mode: Mode, prepare: Callable[[nn.Module], None] | None = None, seed: int = 0
+    module: nn.Module, call: Arguments, mode: Mode, prepare: Callable[[nn.Module], None] | None = None, seed: int = 0
 ) -> Any:
     """Return what a copy of ``module`` gives; neither the module nor any global generator changes.
 
@@ -109,7 +109,7 @@ def _settings(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[N
 
 def agreed_calls(
     models: tuple[nn.Module, nn.Module], inputs: Any
-) -> tuple[tuple[Call, Call], tuple[Any, Any], list[str]]:
+) -> tuple[tuple[Arguments, Arguments], tuple[Any, Any], list[str]]:
     """Find what both models run on; return it for each, what they gave in the first mode, and notes.
 
     Args:
@@ -120,7 +120,7 @@ def agreed_calls(
         InputsError: one of the models does not run on them.
     """
     if inputs is not None:
-        given = _call(inputs)
+        given = arguments_of(inputs)
         return (given, given), _both(models, (given, given)), []
     source, target = (_examples(model) for model in models)
     tries = [(call, call) for call in (*source, *target)]
@@ -142,13 +142,7 @@ def agreed_calls(
     raise failed or InputsError("no inputs are known on which either model runs: pass inputs= that both accept")
 
 
-def _call(inputs: Any) -> Call:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (inputs, {}) if isinstance(inputs, tuple) else ((inputs,), {})
-
-
-def _examples(model: nn.Module) -> list[Call]:
+def _examples(model: nn.Module) -> list[Arguments]:
     """Return random inputs, a batch of two first; none where none are found."""
     try:
         first, second = (example_inputs(model, seed) for seed in (0, 1))
@@ -158,7 +152,7 @@ def _examples(model: nn.Module) -> list[Call]:
     return [first] if both is None else [both, first]
 
 
-def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call]) -> tuple[Any, Any]:
+def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Arguments, Arguments]) -> tuple[Any, Any]:
     results = []
     for model, call, side in zip(models, calls, _SIDES, strict=True):
         try:
@@ -171,18 +165,18 @@ def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Call, Call]) -> tupl
     return results[0], results[1]
 
 
-def _stacked(first: Call, second: Call) -> Call | None:
+def _stacked(first: Arguments, second: Arguments) -> Arguments | None:
     """Make a batch of two, which batch statistics need, of two batches of one."""
     leaves = ([leaf for leaf in tree_leaves(call) if isinstance(leaf, Tensor)] for call in (first, second))
     pairs = list(zip(*leaves, strict=True))
     if not all(a.ndim > 1 and a.shape == b.shape and len(a) == 1 for a, b in pairs):
         return None
     whole = iter([torch.cat(pair) for pair in pairs])
-    stacked: Call = tree_map_only(Tensor, lambda _: next(whole), first)
+    stacked: Arguments = tree_map_only(Tensor, lambda _: next(whole), first)
     return stacked
 
 
-def _fitted(call: Call, like: Call) -> Call:
+def _fitted(call: Arguments, like: Arguments) -> Arguments:
     """Give the pictures of ``call`` the size and, where they are grey, the channels of those in ``like``."""
     others = iter(tree_leaves(like))
 
@@ -195,10 +189,10 @@ def _fitted(call: Call, like: Call) -> Call:
         same = picture.shape[2:] == other.shape[2:]
         return picture if same else interpolate(picture, other.shape[2:], mode="bilinear", antialias=True)
 
-    fitted: Call = tree_map_only(Tensor, fit, call)
+    fitted: Arguments = tree_map_only(Tensor, fit, call)
     return fitted
 
 
-def told(call: Call) -> str:
+def told(call: Arguments) -> str:
     """Name the shapes of a call's tensors."""
     return ", ".join("×".join(map(str, leaf.shape)) for leaf in tree_leaves(call) if isinstance(leaf, Tensor))

@@ -16,7 +16,6 @@ __all__ = [
     "pieces_of",
     "repeat",
     "reshape",
-    "reshaped",
     "select",
     "shuffle",
     "slice_",
@@ -43,10 +42,10 @@ from torchgraft.axes.trace import Axes, Call, broadcast, fresh, positions, same,
 def reshape(call: Call) -> None:
     """Factor the axes of the input into those of the output."""
     given, shape = call.axes(call.args[0]), call.outputs[0].shape
-    call.give(reshaped(given, shape))
+    call.give(_reshaped(given, shape))
 
 
-def reshaped(given: Axes, shape: Sequence[int]) -> list[Term]:
+def _reshaped(given: Axes, shape: Sequence[int]) -> list[Term]:
     """Return the axes after a reshape: neighbours that multiply to the same size belong together."""
     if 0 in shape:
         return [fresh(size, "nothing") for size in shape]

@@ -1,7 +1,7 @@
 """Edits on a trained model: a change of structure on a copy, the coupled transfer into it, and the certificate.
 
 records     edits as data, and what an edit gives
-copies, draft       the copy, and which of its modules are the model's
+draft       the copy, and which of its modules are the model's
 sizes, heads        which groups get which size
 attributes, settings, resize    the copy in other widths
 chain, neutral      what stands behind a layer, and new layers that change nothing

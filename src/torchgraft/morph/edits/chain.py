@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 from torchgraft.axes.runs import architecture
 from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
 from torchgraft.errors import RunError
-from torchgraft.fingerprint import look_of
+from torchgraft.fingerprint import Look, look_of
 from torchgraft.morph.edits.draft import Draft
+from torchgraft.recent import Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,17 @@ class _Calls:
     alive: list[Any] = field(default_factory=list)
 
 
-# The calls in runs before, by architecture; the oldest goes first.
-_KEPT: dict[Any, _Calls] = {}
-_MOST_KEPT = 32
+# The calls in runs before, by architecture.
+_KEPT = Recent[tuple[Look, Look], _Calls](32)
 
 
 def _calls(draft: Draft) -> _Calls:
     """Run the source and note the calls of its modules; without values, what was found is kept by architecture."""
     values = not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(draft.inputs))
     key = None if values else architecture(look_of(draft.source), *draft.inputs)
-    if key is not None and key in _KEPT:
-        return _KEPT[key]
+    kept = _KEPT.get(key) if key is not None else None
+    if kept is not None:
+        return kept
     shadow, calls = shadow_of(draft.source, values), _Calls()
     for path, part in shadow.named_modules():
         if not isinstance(part, torch.jit.ScriptModule):
@@ -76,8 +77,6 @@ def _calls(draft: Draft) -> _Calls:
     calls.alive.clear()
     if key is not None:
         _KEPT[key] = calls
-        while len(_KEPT) > _MOST_KEPT:
-            del _KEPT[next(iter(_KEPT))]
     return calls
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Draft", "Inputs", "drafted", "insert_into", "insertions", "module_at", "put"]
+__all__ = ["Draft", "drafted", "insert_into", "insertions", "module_at", "put"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,39 +10,37 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups
-from torchgraft.axes.inputs import example_inputs
+from torchgraft.axes.holes import Arguments
+from torchgraft.axes.inputs import arguments_of, example_inputs
+from torchgraft.axes.shadow import copy_of, hollow
 from torchgraft.errors import MorphError, RunError
 from torchgraft.fingerprint import Look, look_of
 from torchgraft.match.blocks import Elements
 from torchgraft.match.matchers import Matcher
-from torchgraft.morph.edits.copies import copied
 from torchgraft.network import unwrap
+from torchgraft.recent import Recent
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
-
-#: Positional and keyword arguments of a run, their tensors on the meta device unless the run needs values.
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
     """A model and a copy of it whose structure has been, or is to be, changed.
 
-    ``origin`` tells of every module of the copy that is one of the source where it stood there. ``coupled``: the
-    weights of new units and layers follow from those of the source; otherwise they are right already. ``computed``:
-    some were computed, so that storing them rounds. ``last``: there is no other way to try after this one. ``seed``: of
-    all draws.
+    ``origin`` tells of every module of the copy that is one of the source where it stood there. ``inputs`` are on the
+    meta device unless a run needs values. ``coupled``: the weights of new units and layers follow from those of the
+    source; otherwise they are right already. ``computed``: some were computed, so that storing them rounds. ``last``:
+    there is no other way to try after this one. ``seed``: of all draws.
     """
 
     source: nn.Module
     model: nn.Module
     origin: Mapping[nn.Module, str]
-    inputs: Inputs
+    inputs: Arguments
     source_groups: AxisGroups
     coupled: bool = True
     computed: bool = False
@@ -85,46 +83,33 @@ def drafted(model: nn.Module, inputs: Any = None, seed: int = 0) -> Draft:
     model = unwrap(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise MorphError(f"{type(model).__name__} is on the meta device and has no values: load its weights first")
-    found = _hollow(_guessed(model) if inputs is None else _given(inputs))
+    found = tree_map_only(Tensor, hollow, _guessed(model) if inputs is None else arguments_of(inputs))
     try:
         groups = axis_groups(model, *found)
     except RunError:  # its way may depend on values
-        found = example_inputs(model, seed) if inputs is None else _given(inputs)
+        found = example_inputs(model, seed) if inputs is None else arguments_of(inputs)
         groups = axis_groups(model, *found)
     return Draft(model, inputs=found, source_groups=groups, seed=seed, **_copied(model))
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
-    made = copied(model)
+    made = copy_of(model)
     return {"model": made, "origin": {part: path for path, part in made.named_modules()}}
 
 
-def _given(inputs: Any) -> Inputs:
-    """Return a tensor, a tuple or a dict of inputs as positional and keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+# Inputs that were guessed before, by architecture.
+_KEPT = Recent[Look, Arguments](64)
 
 
-def _hollow(inputs: Inputs) -> Inputs:
-    found: Inputs = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), inputs)
-    return found
-
-
-# Inputs that were guessed before, by architecture; the oldest go first.
-_KEPT: dict[Look, Inputs] = {}
-_MOST_KEPT = 64
-
-
-def _guessed(model: nn.Module) -> Inputs:
+def _guessed(model: nn.Module) -> Arguments:
     look = look_of(model)
-    if look is None:
-        return example_inputs(model)
-    if look not in _KEPT:
-        _KEPT[look] = example_inputs(model)
-        while len(_KEPT) > _MOST_KEPT:
-            del _KEPT[next(iter(_KEPT))]
-    return _KEPT[look]
+    kept = _KEPT.get(look) if look is not None else None
+    if kept is not None:
+        return kept
+    found = example_inputs(model)
+    if look is not None:
+        _KEPT[look] = found
+    return found
 
 
 def _match(

@@ -82,7 +82,7 @@ def narrow(
     Raises:
         MorphError: as :func:`widen`; also where the function changes and ``approximate`` is not set.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     >>> narrow(model, "0", 6, approximate=True).exact
     False
     """
