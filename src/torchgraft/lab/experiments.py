@@ -179,46 +179,26 @@ def _cifar100_growth() -> Experiment:
     )
 
 
-def _flowers(name: str, title: str, targets: Mapping[str, str], train: int | None = None, **more: Any) -> Experiment:
-    """From ImageNet checkpoints of other code into ``targets``, on photos of five flowers."""
-    checkpoints = {name: f"timm:{name}_100,pad_type=same" for name in ("mobilenetv2", "mobilenetv1")}
-    return _grid(
-        name,
-        title,
-        {**checkpoints, **targets},
-        MAIN,
-        data=Data("npz:lab-data/flowers5_128.npz", size=64, train=train, normalize="imagenet"),
-        recipe=replace(_SMALL_RECIPE, batch=32, rate=0.02, final_rate=0.002, augment="crop_flip"),
-        sources=tuple(Source(f"{name}-in1k", name, f"lab-data/in1k_{name}_100_224.npz") for name in checkpoints),
-        targets=tuple(targets),
-        thresholds=(50.0, 60.0, 70.0),
-        **more,
-    )
-
-
 def _flowers_pretrained() -> Experiment:
-    return _flowers(
+    networks = {
+        "mobilenetv2": "timm:mobilenetv2_100,pad_type=same",
+        "mobilenetv1": "timm:mobilenetv1_100,pad_type=same",
+        "mnasnet": SMALL["mnasnet"],
+        "effnet-lite": SMALL["effnet-lite"],
+    }
+    return _grid(
         "flowers-pretrained",
         "From ImageNet checkpoints of other code into other, smaller architectures: 3,447 photos of five flowers",
-        {name: SMALL[name] for name in ("mnasnet", "effnet-lite")},
-    )
-
-
-def _flowers_growth() -> Experiment:
-    return _flowers(
-        "flowers-growth",
-        "From ImageNet checkpoints of other code into wider and deeper networks: 1,000 photos of five flowers",
-        {
-            "mobilenetv2-wider": "timm:mobilenetv2_140,pad_type=same",
-            "mobilenetv2-deeper": "timm:mobilenetv2_120d,pad_type=same",
-            "mobilenetv1-wider": "timm:mobilenetv1_125,pad_type=same",
-        },
-        train=1000,
-        pairs=(
-            ("mobilenetv2-in1k", "mobilenetv2-wider"),
-            ("mobilenetv2-in1k", "mobilenetv2-deeper"),
-            ("mobilenetv1-in1k", "mobilenetv1-wider"),
+        networks,
+        MAIN,
+        data=Data("npz:lab-data/flowers5_128.npz", size=64, normalize="imagenet"),
+        recipe=replace(_SMALL_RECIPE, batch=32, rate=0.02, final_rate=0.002, augment="crop_flip"),
+        sources=(
+            Source("mobilenetv2-in1k", "mobilenetv2", "lab-data/in1k_mobilenetv2_100_224.npz"),
+            Source("mobilenetv1-in1k", "mobilenetv1", "lab-data/in1k_mobilenetv1_100_224.npz"),
         ),
+        targets=("mnasnet", "effnet-lite"),
+        thresholds=(50.0, 60.0, 70.0),
     )
 
 
@@ -268,7 +248,6 @@ EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     "cifar100-ablation": _cifar100_ablation,
     "cifar100-controls": _cifar100_controls,
     "cifar100-growth": _cifar100_growth,
-    "flowers-growth": _flowers_growth,
     "flowers-pretrained": _flowers_pretrained,
     "paper-pairs": _paper_pairs,
     "paper-pretrained": _paper_pretrained,
