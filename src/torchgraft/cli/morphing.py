@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["edit_of", "morph"]
+__all__ = ["morph"]
 
 import json
 from pathlib import Path
@@ -27,30 +27,7 @@ from torchgraft.cli.options import (
 from torchgraft.cli.terminal import aligned, emit, plain, progress, results
 from torchgraft.errors import MorphError
 from torchgraft.io import save_safetensors
-from torchgraft.morph import EDITS, Edit, Edited, apply_edits
-
-
-def edit_of(text: str) -> Edit:
-    """Read an edit as ``--edit`` takes it: its name, a path (``.`` is the model itself), and arguments.
-
-    Raises:
-        MorphError: the text is no edit.
-
-    >>> print(edit_of("widen layer1.0.conv1 width=96"))
-    widen layer1.0.conv1: width=96
-    """
-    name, *rest = text.split()[:2]
-    given = [one.partition("=") for one in text.split()[2:]]
-    if not rest or any(not mark for _, mark, _ in given):
-        raise MorphError(f"--edit {text!r} is no edit: write 'widen layer1.0.conv1 width=96', name, path, arguments")
-    return Edit(name, "" if rest[0] == "." else rest[0], {key: _value(value) for key, _, value in given})
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # a word
-        return text
+from torchgraft.morph import EDITS, Edit, Edited, apply_edits, edit_of
 
 
 @click.command(short_help="Edit a trained model and keep its function.")

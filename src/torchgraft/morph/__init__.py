@@ -1,6 +1,7 @@
 """Function-preserving edits: of whole models, of one convolution into any module, of a linear module into one.
 
 edits                edits on a trained model
+growing              edits while a model trains
 graph, text, exchange, names   modules as graphs: records, their text, networkx, the paper's by name
 reduction            contraction to the irreducible core
 widths, layout       channels, rates, windows and paddings of a module, for one convolution
@@ -41,6 +42,7 @@ from torchgraft.morph.edits import (
 from torchgraft.morph.exchange import from_networkx, to_networkx
 from torchgraft.morph.fill import METHODS
 from torchgraft.morph.graph import Edge, Graph
+from torchgraft.morph.growing import Grown, Growth, edit_of, grow
 from torchgraft.morph.layout import PADDINGS
 from torchgraft.morph.names import NAMES, named
 from torchgraft.morph.normalization import NORMALIZATIONS, calibrate
@@ -59,6 +61,8 @@ __all__ = [
     "Edit",
     "Edited",
     "Graph",
+    "Grown",
+    "Growth",
     "ModuleCertificate",
     "MorphModule",
     "Reduction",
@@ -68,8 +72,10 @@ __all__ = [
     "calibrate",
     "contract",
     "deepen",
+    "edit_of",
     "expand_kernel",
     "from_networkx",
+    "grow",
     "insert_block",
     "is_simple",
     "module",
