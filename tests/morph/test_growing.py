@@ -174,7 +174,7 @@ def test_new_parameters_join_the_group_of_their_sort() -> None:
         ["0.bias", "1.weight", "1.bias", "3.1.weight", "3.1.bias", "4.bias", "5.weight", "5.bias"],
         ["9.edges.s_t.weight", "9.edges.s_t.bias", "9.edges.s_t_again.weight"],
     ]
-    assert report.joined == {"3.0.weight": 0, "3.1.weight": 1, "3.1.bias": 1}
+    assert report.joined == {"3.0.weight": 0, "3.1.weight": 1, "3.1.bias": 1, "9.edges.s_t_again.weight": 2}
     kept = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     assert kept == settings
 

@@ -69,7 +69,7 @@ def carried(optimizer: Optimizer, stages: Sequence[Stage], fresh: str) -> Carrie
         slots, new = followed(slots, stage)
         made = _stand_in(optimizer, slots, {})
         report = _transferred(stage, held, made, fresh)
-        joined = {**{heir: group for key, group in joined.items() for heir in heirs[key]}, **new}
+        joined = {**{heir: group for key, group in joined.items() for heir in heirs[key][:1]}, **new}
         reports.append(_continued(reports[-1], report, heirs) if reports else report)
         held = made
     return Carried(optimizer, slots, _completed(optimizer, slots, held.state), joined, reports[-1], prefix)

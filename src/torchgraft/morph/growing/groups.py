@@ -53,14 +53,16 @@ def followed(slots: Slots, stage: Stage) -> tuple[Slots, Mapping[str, int]]:
         like = origin.get(key) or _replaced(key, parameters[key], heirs, stage.source)
         like = like or origin.get(_nearest(key, list(origin), parameters))
         if key not in placed and like in numbers:
-            _insert(found[numbers[like]], Slot(key, parameters[key]), order)
-            if key not in origin:
-                joined[key] = numbers[like]
+            joined[key] = numbers[like]
+            _insert(found[joined[key]], Slot(key, parameters[key]), order)
     return found, joined
 
 
 def heirs_of(stage: Stage) -> Mapping[str, Sequence[str]]:
-    """Return the parameters that come from each parameter of the source, which has its first key."""
+    """Return the parameters that come from each parameter of the source; the first one is that parameter, others are new.
+
+    A tied one has its first key.
+    """
     first = {id(one): key for key, one in stage.source.named_parameters()}
     keys = {key: first[id(one)] for key, one in stage.source.named_parameters(remove_duplicate=False)}
     found: dict[str, list[str]] = {key: [] for key in first.values()}

@@ -135,7 +135,7 @@ def _new(stages: Sequence[Stage]) -> list[str]:
     """Return the parameters of the edited model that come from none of the first one."""
     new: list[str] = []
     for stage in stages:
-        known = {heir for key, several in heirs_of(stage).items() if key not in new for heir in several}
+        known = {heir for key, several in heirs_of(stage).items() if key not in new for heir in several[:1]}
         new = [key for key, _ in stage.target.named_parameters() if key not in known]
     return new
 

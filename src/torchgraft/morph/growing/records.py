@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Grown", "Stage"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -54,8 +54,13 @@ class Grown:
         groups: dict[int, list[str]] = {}
         for key, number in self.joined.items():
             groups.setdefault(number, []).append(key)
-        lines += [f"new in group {number}: {', '.join(keys)}" for number, keys in sorted(groups.items())]
+        lines += [f"new in group {number}: {_listed(keys)}" for number, keys in sorted(groups.items())]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         return f"<Grown: {str(self).splitlines()[0]}>"
+
+
+def _listed(keys: Sequence[str], most: int = 3) -> str:
+    more = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")
