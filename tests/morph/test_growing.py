@@ -119,7 +119,7 @@ def test_all_objects_stay_and_training_goes_on(name: str) -> None:
     losses = train(model, optimizer, 5)
     groups, before = optimizer.param_groups, model
 
-    report = grow(model, optimizer, ["widen 0 width=12", Edit("deepen", "3"), "expand_kernel 0 size=5"])
+    report = grow(model, optimizer, ["widen 0 width=12", Edit("deepen", "3"), "expand_kernel 0 size=5"], certify=False)
 
     assert model is before and optimizer.param_groups is groups and model.training
     assert isinstance(model[6], nn.Sequential) and model[0].weight.shape == (12, 2, 5, 5)
@@ -168,7 +168,7 @@ def test_new_parameters_join_the_group_of_their_sort() -> None:
     optimizer = SGD(grouped(model), lr=0.1, momentum=0.9)
     train(model, optimizer, 2)
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    report = grow(model, optimizer, ["deepen 0", "widen 4 width=10", "split 9 parts=2"])
+    report = grow(model, optimizer, ["deepen 0", "widen 4 width=10", "split 9 parts=2"], certify=False)
     assert keys_of(model, optimizer) == [
         ["0.weight", "3.0.weight", "4.weight"],
         ["0.bias", "1.weight", "1.bias", "3.1.weight", "3.1.bias", "4.bias", "5.weight", "5.bias"],
@@ -219,7 +219,7 @@ def test_several_optimizers() -> None:
     model = net()
     body, head = Adam(model[:6].parameters()), SGD(model[8].parameters(), lr=0.1, momentum=0.9)
     train(model, body, 1, head)
-    report = grow(model, [body, head], ["deepen 3", "widen 0 width=9"])
+    report = grow(model, [body, head], ["deepen 3", "widen 0 width=9"], certify=False)
     assert [one.optimizer for one in report.optimizers] == ["Adam", "SGD"]
     assert [len(one.moved) for one in report.optimizers] == [8, 2] and not report.notes
     assert keys_of(model, head) == [["9.weight", "9.bias"]] and len(keys_of(model, body)[0]) == 11
@@ -239,7 +239,7 @@ def test_schedules_go_on(name: str) -> None:
         model = net()
         optimizer = SGD(grouped(model), lr=0.1, momentum=0.9)
         scheduler = SCHEDULERS[name](optimizer)
-        growth = Growth(model, optimizer, schedule)
+        growth = Growth(model, optimizer, schedule, certify=False, rehearse=False)
         rates.append([])
         for _ in range(10):
             train(model, optimizer, 1, scheduler, growth)
@@ -344,7 +344,8 @@ def test_a_run_that_is_resumed_is_the_run() -> None:
         optimizer = AdamW(grouped(model), lr=1e-2)
         average = averaged(model)
         scheduler = CosineAnnealingLR(optimizer, 20)
-        return model, optimizer, scheduler, average, Growth(model, optimizer, schedule, ema=average)
+        growth = Growth(model, optimizer, schedule, ema=average, certify=False)
+        return model, optimizer, scheduler, average, growth
 
     def run(parts: Any, steps: int) -> None:
         model, optimizer, scheduler, average, growth = parts
@@ -446,6 +447,11 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential, Optimizer], Any], type[Exception
         lambda model, optimizer: grow(model, optimizer, "deepen 0", ema=AveragedModel(net()[:6])),
         MorphError,
         "the average and the model differ in 8.weight",
+    ),
+    "average of another class": (
+        lambda model, optimizer: grow(model, optimizer, "deepen 0", ema=nn.ModuleList(net())),
+        MorphError,
+        "the average is a ModuleList and the model a Sequential",
     ),
     "fresh": (
         lambda model, optimizer: grow(model, optimizer, "deepen 0", fresh="ones"),

@@ -43,7 +43,9 @@ def growing_run(rank: int, ranks: int) -> dict[str, Any]:
     inner = model.module if ranks > 1 else model
     average = AveragedModel(inner, use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    growth = Growth(model, optimizer, {3: "widen 0 width=12", 6: ["deepen 0", "widen 0 width=16"]}, ema=average)
+    growth = Growth(
+        model, optimizer, {3: "widen 0 width=12", 6: ["deepen 0", "widen 0 width=16"]}, ema=average, rehearse=False
+    )
     before, losses = model, []
     for step in range(10):
         total = 0.0

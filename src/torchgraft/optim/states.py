@@ -32,8 +32,9 @@ def _zero(moment: Tensor) -> None:
 
 def _mean(moment: Tensor) -> None:
     empty = moment < 0
-    moved = moment[~empty]
-    moment[empty] = moved.mean() if moved.numel() else 0.0
+    if bool(empty.any()):  # gathering what moved takes longer than all the rest
+        moved = moment[~empty]
+        moment[empty] = moved.mean() if moved.numel() else 0.0
 
 
 #: What means of squares hold where no unit of the source stands, by name; such places come with a negative number.

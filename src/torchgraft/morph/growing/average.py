@@ -50,6 +50,9 @@ def averaged(average: nn.Module, stages: Sequence[Stage], seed: int) -> nn.Modul
 
 
 def _check_alike(average: nn.Module, model: nn.Module) -> None:
+    if type(average) is not type(model):
+        kinds = f"the average is a {type(average).__name__} and the model a {type(model).__name__}"
+        raise MorphError(f"{kinds}: give ema=, the average of this model")
     one, other = ({key: tuple(held.shape) for key, held in part.state_dict().items()} for part in (average, model))
     for key in (*one, *other):
         if one.get(key) != other.get(key):

@@ -59,9 +59,9 @@ def followed(slots: Slots, stage: Stage) -> tuple[Slots, Mapping[str, int]]:
 
 
 def heirs_of(stage: Stage) -> Mapping[str, Sequence[str]]:
-    """Return the parameters that come from each parameter of the source; the first one is that parameter, others are new.
+    """Return the parameters that come from each parameter of the source: the first one continues it, others are new.
 
-    A tied one has its first key.
+    A tied parameter has its first key.
     """
     first = {id(one): key for key, one in stage.source.named_parameters()}
     keys = {key: first[id(one)] for key, one in stage.source.named_parameters(remove_duplicate=False)}
