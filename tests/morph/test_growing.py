@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Optimizer, Rprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -130,6 +130,23 @@ def test_all_objects_stay_and_training_goes_on(name: str) -> None:
     assert all("silenced" in reason for _, reason in report.optimizers[0].left)
     more = train(model, optimizer, 5)
     assert more[-1] < losses[-1]
+    assert all(one in optimizer.state for one in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [Adadelta, Adafactor, Rprop])
+def test_state_of_any_shape_stays_where_a_parameter_does(kind: Any) -> None:
+    model = net()
+    optimizer = kind(model.parameters())
+    train(model, optimizer, 3)
+    before = copy.deepcopy(optimizer.state[model[8].weight])
+    report = grow(model, optimizer, ["deepen 0", "widen 3.0 width=12"]).optimizers[0]
+    assert {"0.weight", "9.weight"} <= set(report.moved) and {"3.0.weight", "4.weight"} <= {
+        key for key, _ in report.left
+    }
+    after = optimizer.state[model[9].weight]
+    assert after.keys() == before.keys()
+    assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(value)) for key, value in before.items())
+    train(model, optimizer, 2)
     assert all(one in optimizer.state for one in model.parameters())
 
 

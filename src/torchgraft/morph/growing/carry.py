@@ -115,16 +115,19 @@ def put_gradients(gradients: Gradients) -> None:
 
 
 def _transferred(stage: Stage, before: Optimizer, after: Optimizer, fresh: str) -> OptimizerReport:
-    """Move the state of one optimizer into another along an edit."""
+    """Move the state of one optimizer into another along an edit; of a parameter that stays as it is, whatever it is."""
     source, target = stage.source, stage.target
     report = transfer_optimizer(stage.report, before, after, source=source, target=target, fresh=fresh)
-    parts = {}
-    for key, origin in parts_of(stage).items():
-        state = before.state.get(source.get_parameter(origin))
+    same = {one.key: one.source[0] for one in stage.report.plan.tensors if one.status == "copied" and not one.buffer}
+    same |= parts_of(stage)
+    whole: dict[str, dict[str, Any]] = {}
+    for key in (key for key, _ in report.left if key in same):
+        state = before.state.get(source.get_parameter(same[key]))
         if state:
-            after.state[target.get_parameter(key)] = parts[key] = copy.deepcopy(state)
-    left = tuple((key, reason) for key, reason in report.left if key not in parts)
-    return replace(report, moved=(*report.moved, *parts), left=left)
+            after.state[target.get_parameter(key)] = whole[key] = copy.deepcopy(state)
+    left = tuple((key, reason) for key, reason in report.left if key not in whole)
+    names = dict.fromkeys((*report.state, *(name for state in whole.values() for name in sorted(map(str, state)))))
+    return replace(report, moved=(*report.moved, *whole), left=left, state=tuple(names))
 
 
 def _check_alone(optimizer: Optimizer) -> None:
