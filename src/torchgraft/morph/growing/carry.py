@@ -115,7 +115,7 @@ def put_gradients(gradients: Gradients) -> None:
 
 
 def _transferred(stage: Stage, before: Optimizer, after: Optimizer, fresh: str) -> OptimizerReport:
-    """Move the state of one optimizer into another along an edit; of a parameter that stays as it is, whatever it is."""
+    """Move the state of one optimizer along an edit; of a parameter that stays as it is, whatever it is."""
     source, target = stage.source, stage.target
     report = transfer_optimizer(stage.report, before, after, source=source, target=target, fresh=fresh)
     same = {one.key: one.source[0] for one in stage.report.plan.tensors if one.status == "copied" and not one.buffer}
