@@ -156,12 +156,12 @@ def test_the_report_reads_well() -> None:
     train(model, optimizer, 1)
     report = grow(model, optimizer, "deepen 0")
     assert str(report).splitlines() == [
-        "deepen 0: exact",
+        "deepen 0 (exact)",
         "Adam: 10 of 13 parameters have state from the source (exp_avg, exp_avg_sq, step)",
         "none for 3.0.weight, 3.1.weight, 3.1.bias: silenced, gives on what it reads, to keep the function",
         "new in group 0: 3.0.weight, 3.1.weight, 3.1.bias",
     ]
-    assert repr(report) == "<Grown: deepen 0: exact>"
+    assert repr(report) == "<Grown: deepen 0 (exact)>"
     assert grow(model, optimizer, "widen 0 width=9", certify=False).exact is None
 
 
@@ -269,7 +269,8 @@ def averaged(model: nn.Module) -> AveragedModel:
 
 
 @pytest.mark.parametrize(
-    "edit", ["widen 0 width=12", "deepen 0", "split 3 parts=2", "add_branch 3 graph=s>t:1x1", "stack 6 depth=2"]
+    "edit",
+    ["widen 0 width=12", "deepen 0", "split 3 parts=2", "add_branch 3 graph='s>a:1x1 a>t:3x3'", "stack 6 depth=2"],
 )
 def test_the_average_computes_what_it_did_and_goes_on(edit: str) -> None:
     model = net()
@@ -399,7 +400,7 @@ def test_a_checkpoint_with_code_in_it_needs_the_schedule() -> None:
     growth = Growth(model, SGD(model.parameters(), lr=0.1), schedule)
     assert growth.step() is not None
     state, fresh = growth.state_dict(), net()
-    with pytest.raises(MorphError, match="is no edit"):
+    with pytest.raises(MorphError, match="holds code, which no checkpoint holds: give the schedule with it at step 1"):
         Growth(fresh, SGD(fresh.parameters(), lr=0.1)).load_state_dict(state)
     Growth(fresh, SGD(fresh.parameters(), lr=0.1), schedule).load_state_dict(state)
     assert fresh.load_state_dict(model.state_dict())

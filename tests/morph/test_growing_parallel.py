@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -35,7 +37,6 @@ def net(seed: int) -> nn.Sequential:
 def growing_run(rank: int, ranks: int) -> dict[str, Any]:
     """Train with two micro-batches a step, and grow three times, once between them; one process has all the data."""
     model: Any = net(0 if ranks == 1 else rank)  # the wrapper gives all ranks the weights of the first one
-    average = None
     if ranks > 1:
         options: dict[str, Any] = {"gradient_as_bucket_view": True, "bucket_cap_mb": 1, "broadcast_buffers": False}
         model = DistributedDataParallel(model, find_unused_parameters=True, **options)
@@ -63,26 +64,16 @@ def growing_run(rank: int, ranks: int) -> dict[str, Any]:
         average.update_parameters(inner)
         growth.step()
         losses.append(total)
-    assert model is before and (ranks == 1 or model.module is inner)
-    kept = (
-        {}
-        if ranks == 1
-        else {
-            key: vars(model)[key] for key in ("gradient_as_bucket_view", "find_unused_parameters", "bucket_bytes_cap")
-        }
-    )
-    hooks = None if ranks == 1 else (len(model._comm_hooks), model.broadcast_buffers)
-    moments = [optimizer.state[one]["exp_avg"] for one in model.parameters()]
-    grads = [one.grad for one in model.parameters()]
-    told = {
-        "losses": losses,
-        "weights": inner.state_dict(),
-        "moments": moments,
-        "grads": grads,
-        "kept": kept,
-        "hooks": hooks,
-    }
-    return copy.deepcopy({**told, "average": average.state_dict()})
+    assert model is before
+    told = {"losses": losses, "weights": inner.state_dict(), "average": average.state_dict(), "options": {}}
+    if ranks > 1:
+        assert model.module is inner
+        names = (*options, "find_unused_parameters", "bucket_bytes_cap")
+        told["options"] = {name: getattr(model, name) for name in names if hasattr(model, name)}
+        told["hooks"] = [hook.__name__ for hook, _ in model._comm_hooks]
+    told["moments"] = [optimizer.state[one]["exp_avg"] for one in model.parameters()]
+    told["gradients"] = [one.grad for one in model.parameters()]
+    return copy.deepcopy(told)
 
 
 def refusals(rank: int) -> list[str]:
@@ -98,7 +89,10 @@ def refusals(rank: int) -> list[str]:
         except MorphError as error:
             found.append(str(error))
         assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
-    return found
+    pieces = fully_shard(net(0), mesh=init_device_mesh("cpu", (RANKS,)))
+    with pytest.raises(MorphError) as raised:
+        grow(pieces, torch.optim.SGD(pieces.parameters(), lr=0.1), "widen 0 width=10")
+    return [*found, str(raised.value)]
 
 
 def work(rank: int, folder: str) -> None:
@@ -122,7 +116,7 @@ def test_all_ranks_are_the_same_model_with_the_same_optimizer(ranks: list[dict[s
     assert one["weights"]["0.weight"].shape == (16, 4) and one["weights"].keys() == other["weights"].keys()
     for name in ("weights", "average"):
         assert all(torch.equal(one[name][key], value) for key, value in other[name].items())
-    for name in ("moments", "grads"):
+    for name in ("moments", "gradients"):
         assert all(map(torch.equal, one[name], other[name]))
     assert one["losses"] != other["losses"]  # each has its own data
 
@@ -138,12 +132,13 @@ def test_they_do_what_one_process_with_all_the_data_does(ranks: list[dict[str, A
 
 def test_the_wrapper_keeps_its_options(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        assert rank["run"]["kept"] == {
+        assert rank["run"]["options"] == {
             "gradient_as_bucket_view": True,
             "find_unused_parameters": True,
+            "broadcast_buffers": False,
             "bucket_bytes_cap": 1024 * 1024,
         }
-        assert rank["run"]["hooks"] == (1, False)
+        assert rank["run"]["hooks"] == ["allreduce_hook"]
 
 
 def test_ranks_that_do_not_agree_all_say_so_and_stay_as_they_are(ranks: list[dict[str, Any]]) -> None:
@@ -152,3 +147,7 @@ def test_ranks_that_do_not_agree_all_say_so_and_stay_as_they_are(ranks: list[dic
     assert second[0].startswith("rank 0 does 'widen 0: width=10'")
     assert first[1] == f"rank 1 cannot grow: {second[1]}" and "no module '9'" in second[1]
     assert first[2].startswith("rank 1 cannot grow: narrow 0: width=4 would change the function")
+
+
+def test_sharded_parameters_are_refused(ranks: list[dict[str, Any]]) -> None:
+    assert all("are sharded: grow the model first, then shard it" in rank["refusals"][3] for rank in ranks)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from torchgraft._api import apply
+from torchgraft.axes.shadow import copy_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.edits import apply_edits
-from torchgraft.morph.edits.copies import copied
 from torchgraft.morph.growing.records import Stage
 from torchgraft.network import unwrap
 
@@ -43,7 +43,7 @@ def averaged(average: nn.Module, stages: Sequence[Stage], seed: int) -> nn.Modul
         if stage.edit.name in _COMPUTED:
             made = apply_edits(made, [stage.edit], certify=False, approximate=True, seed=seed).model
         else:
-            source, made = made, copied(stage.target)
+            source, made = made, copy_of(stage.target)
             apply(stage.report.plan, source, made)
     made.train(average.training)
     return made.requires_grad_(False) if frozen else made

@@ -74,7 +74,7 @@ def grow(
     >>> model(torch.ones(1, 4)).sum().backward()
     >>> optimizer.step()
     >>> print(grow(model, optimizer, ["widen 0 width=12", "deepen 0"]))
-    widen 0: width=12; deepen 0: exact
+    widen 0: width=12; deepen 0 (exact)
     SGD: 4 of 6 parameters have state from the source (momentum_buffer)
     none for 2.0.weight, 2.0.bias: silenced, gives on what it reads, to keep the function
     new in group 0: 2.0.weight, 2.0.bias

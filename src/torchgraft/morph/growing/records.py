@@ -50,7 +50,7 @@ class Grown:
 
     def __str__(self) -> str:
         told = {None: "not measured", True: "exact", False: "not exact"}[self.exact]
-        lines = [f"{'; '.join(map(str, self.edits))}: {told}", *map(str, self.optimizers)]
+        lines = [f"{'; '.join(map(str, self.edits))} ({told})", *map(str, self.optimizers)]
         groups: dict[int, list[str]] = {}
         for key, number in self.joined.items():
             groups.setdefault(number, []).append(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Growth"]
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -52,8 +53,8 @@ class Growth:
     ...     optimizer.step()
     ...     if grown := growth.step():
     ...         print(growth.steps, "|", str(grown).splitlines()[0])
-    2 | widen 0: width=12: exact
-    3 | deepen 0: exact
+    2 | widen 0: width=12 (exact)
+    3 | deepen 0 (exact)
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Growth:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps taken and the edits made, as plain data that ``torch.save`` writes."""
-        return {"steps": self.steps, "done": [[step, list(map(_text, edits))] for step, edits in self.done]}
+        return {"steps": self.steps, "done": [[step, list(map(_row, edits))] for step, edits in self.done]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the edits of a checkpoint, so that the states of model, optimizer and average can be loaded after it.
@@ -113,15 +114,15 @@ class Growth:
             MorphError: the model has had other edits, the schedule has edits at steps that are past and that were not
                 made, or one that was made holds code and is not in the schedule.
         """
-        done = [(int(step), tuple(self._edit(step, text) for text in texts)) for step, texts in state["done"]]
-        steps, made = int(state["steps"]), [(step, list(map(_text, edits))) for step, edits in done]
+        done = [(step, tuple(self._edit(step, row) for row in rows)) for step, rows in state["done"]]
+        steps, made = state["steps"], [[step, list(map(_row, edits))] for step, edits in self.done]
         missed = [step for step in self.schedule if step <= steps and step not in dict(done)]
         if missed:
             raise MorphError(
                 f"step {missed[0]} of the schedule is past, the checkpoint is of step {steps} and has not grown then: "
                 "schedule it for a later step, or leave it out"
             )
-        if [(step, list(map(_text, edits))) for step, edits in self.done] != made[: len(self.done)]:
+        if made != list(map(list, state["done"]))[: len(made)]:
             raise MorphError("the model has had other edits than the checkpoint: start from the model before its first")
         for step, edits in done[len(self.done) :]:
             self._grow(step, edits, **{**self._options, "approximate": True, "certify": False})
@@ -133,10 +134,14 @@ class Growth:
         self.done = (*self.done, (step, edits))
         return grown
 
-    def _edit(self, step: int, text: str) -> Edit:
-        """Return the edit that a checkpoint tells of: that of the schedule, or the one that is written there."""
-        known = {_text(edit): edit for edit in self.schedule.get(int(step), ())}
-        return known.get(text) or Edit.from_json(text)
+    def _edit(self, step: int, row: Mapping[str, Any] | str) -> Edit:
+        """Return the edit of a checkpoint: that of the schedule, or the one that the row tells of."""
+        for edit in self.schedule.get(step, ()):
+            if _row(edit) == row:
+                return edit
+        if isinstance(row, str):
+            raise MorphError(f"{row} holds code, which no checkpoint holds: give the schedule with it at step {step}")
+        return Edit.from_dict(row)
 
     def _rehearse(self) -> None:
         model = unwrap(self.model)
@@ -147,9 +152,10 @@ class Growth:
                 raise type(error)(f"at step {step}: {error}") from error
 
 
-def _text(edit: Edit) -> str:
-    """Return an edit as JSON; one that holds code as it is printed, which a schedule can tell apart."""
+def _row(edit: Edit) -> dict[str, Any] | str:
+    """Return an edit as plain data; one that holds code as it is printed, which tells it apart in a schedule."""
     try:
-        return edit.to_json()
+        row: dict[str, Any] = json.loads(edit.to_json())
     except MorphError:
         return str(edit)
+    return row

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Edits", "edit_of", "edits_of"]
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ Edits = Edit | str | Sequence[Edit | str]
 
 
 def edit_of(text: str) -> Edit:
-    """Read an edit: its name, a path (``.`` is the model itself), and arguments as ``name=value``.
+    """Read an edit in one line: its name, a path (``.`` is the model itself), and arguments, quoted as in a shell.
 
     Raises:
         MorphError: the text is no edit.
@@ -24,11 +25,15 @@ def edit_of(text: str) -> Edit:
     >>> print(edit_of("widen layer1.0.conv1 width=96"))
     widen layer1.0.conv1: width=96
     """
-    name, *rest = text.split()[:2]
-    given = [one.partition("=") for one in text.split()[2:]]
-    if not rest or any(not mark for _, mark, _ in given):
-        raise MorphError(f"{text!r} is no edit: write 'widen layer1.0.conv1 width=96', name, path, arguments")
-    return Edit(name, "" if rest[0] == "." else rest[0], {key: _value(value) for key, _, value in given})
+    try:
+        name, path, *given = shlex.split(text)
+        rows = [one.partition("=") for one in given]
+        if not all(mark for _, mark, _ in rows):
+            raise ValueError(text)
+    except ValueError as error:
+        told = "write 'widen layer1.0.conv1 width=96', name, path, arguments"
+        raise MorphError(f"{text!r} is no edit: {told}") from error
+    return Edit(name, "" if path == "." else path, {key: _value(value) for key, _, value in rows})
 
 
 def edits_of(given: Edits) -> tuple[Edit, ...]:
