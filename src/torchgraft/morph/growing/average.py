@@ -15,9 +15,6 @@ from torchgraft.morph.edits import apply_edits
 from torchgraft.morph.growing.records import Stage
 from torchgraft.network import unwrap
 
-# Edits that compute new layers from the values of the old one, of which a plan knows nothing.
-_COMPUTED = frozenset({"split", "add_branch"})
-
 
 def module_of(average: nn.Module) -> nn.Module:
     """Return what holds averaged weights: the module of torch's ``AveragedModel`` and its like, or the one given."""
@@ -40,13 +37,20 @@ def averaged(average: nn.Module, stages: Sequence[Stage], seed: int) -> nn.Modul
     frozen = not any(one.requires_grad for one in average.parameters())
     made = average
     for stage in stages:
-        if stage.edit.name in _COMPUTED:
+        if _computes(stage):
             made = apply_edits(made, [stage.edit], certify=False, approximate=True, seed=seed).model
         else:
             source, made = made, copy_of(stage.target)
             apply(stage.report.plan, source, made)
     made.train(average.training)
     return made.requires_grad_(False) if frozen else made
+
+
+def _computes(stage: Stage) -> bool:
+    """Tell whether an edit computes new layers from the values of one that is gone, of which its plan knows nothing."""
+    keys = dict(stage.source.named_parameters(remove_duplicate=False))
+    moved = {id(keys[one]) for tensor in stage.report.plan.tensors for one in tensor.source if one in keys}
+    return any(id(one) not in moved for one in keys.values())
 
 
 def _check_alike(average: nn.Module, model: nn.Module) -> None:
