@@ -476,7 +476,12 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential, Optimizer], Any], type[Exception
         SpecError,
         "valid: zero, mean",
     ),
-    "step 0": (lambda model, optimizer: Growth(model, optimizer, {0: "deepen 0"}), MorphError, "are 1 or more, not 0"),
+    "step 0": (lambda model, optimizer: Growth(model, optimizer, {0: "deepen 0"}), MorphError, "0 is no step"),
+    "step in words": (
+        lambda model, optimizer: Growth(model, optimizer, {"9": "deepen 0"}),
+        MorphError,
+        "'9' is no step",
+    ),  # type: ignore[dict-item]
     "later": (
         lambda model, optimizer: Growth(model, optimizer, {5: "deepen 0", 9: "widen 99 width=8"}),
         MorphError,

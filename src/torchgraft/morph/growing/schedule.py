@@ -40,7 +40,7 @@ class Growth:
         rehearse: try all edits of the schedule now, on a copy, so that one that cannot be made is told before training.
 
     Raises:
-        MorphError: a step below 1, or an edit that cannot be made.
+        MorphError: a step that is no whole number from 1 on, or an edit that cannot be made.
         SpecError: an unknown edit.
 
     >>> import torch
@@ -71,14 +71,15 @@ class Growth:
         fresh: str = "mean",
         rehearse: bool = True,
     ) -> None:
+        for step in schedule or ():
+            if not isinstance(step, int) or step < 1:
+                raise MorphError(f"{step!r} is no step of a schedule: they are whole numbers from 1 on")
         self.model, self.optimizer, self.ema = model, optimizer, ema
         self.schedule = {step: edits_of(edits) for step, edits in sorted((schedule or {}).items())}
         self.steps = 0
         self.done: tuple[tuple[int, tuple[Edit, ...]], ...] = ()
         self._seed, self._fresh = seed, fresh
         self._options = {"inputs": inputs, "approximate": approximate, "certify": certify}
-        if any(not isinstance(step, int) or step < 1 for step in self.schedule):
-            raise MorphError(f"the steps of a schedule are 1 or more, not {min(self.schedule)}: edit the model first")
         if rehearse:
             self._rehearse()
 
