@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +98,11 @@ def refusals(rank: int) -> list[str]:
 
 
 def work(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", meeting, timeout=timedelta(minutes=2), rank=rank, world_size=RANKS)
     torch.save({"run": growing_run(rank, RANKS), "refusals": refusals(rank)}, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
