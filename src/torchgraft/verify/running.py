@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["MODES", "Mode", "agreed_calls", "copied", "run", "told"]
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,8 @@ Mode = tuple[str, str]
 MODES: tuple[Mode, ...] = (("eval", "float32"), ("eval", "float64"), ("train", "float64"), ("train", "float32"))
 
 _SIDES = ("source", "target")
+# Numbers in an input, up to which there may be more than two examples.
+_NUMBERS = 1 << 14
 
 
 def copied(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -108,13 +110,14 @@ def _settings(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[N
 
 
 def agreed_calls(
-    models: tuple[nn.Module, nn.Module], inputs: Any
+    models: tuple[nn.Module, nn.Module], inputs: Any, most: int = 2
 ) -> tuple[tuple[Arguments, Arguments], tuple[Any, Any], list[str]]:
     """Find what both models run on; return it for each, what they gave in the first mode, and notes.
 
     Args:
         models: source and target.
         inputs: a tensor, a tuple of positional or a dict of keyword arguments; ``None`` to find them by trying.
+        most: examples in a batch; fewer where they are large, but two.
 
     Raises:
         InputsError: one of the models does not run on them.
@@ -122,7 +125,7 @@ def agreed_calls(
     if inputs is not None:
         given = arguments_of(inputs)
         return (given, given), _both(models, (given, given)), []
-    source, target = (_examples(model) for model in models)
+    source, target = (_examples(model, most) for model in models)
     tries = [(call, call) for call in (*source, *target)]
     notes = []
     if source and target:
@@ -142,14 +145,16 @@ def agreed_calls(
     raise failed or InputsError("no inputs are known on which either model runs: pass inputs= that both accept")
 
 
-def _examples(model: nn.Module) -> list[Arguments]:
-    """Return random inputs, a batch of two first; none where none are found."""
+def _examples(model: nn.Module, most: int) -> list[Arguments]:
+    """Return random inputs, a batch of at least two first; none where none are found."""
     try:
-        first, second = (example_inputs(model, seed) for seed in (0, 1))
+        first = example_inputs(model, 0)
+        size = max(leaf.numel() for leaf in tree_leaves(first) if isinstance(leaf, Tensor))
+        count = max(2, min(most, _NUMBERS // max(1, size)))
+        batch = _stacked([first, *(example_inputs(model, seed) for seed in range(1, count))])
     except InputsError:
         return []
-    both = _stacked(first, second)
-    return [first] if both is None else [both, first]
+    return [first] if batch is None else [batch, first]
 
 
 def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Arguments, Arguments]) -> tuple[Any, Any]:
@@ -165,14 +170,14 @@ def _both(models: tuple[nn.Module, nn.Module], calls: tuple[Arguments, Arguments
     return results[0], results[1]
 
 
-def _stacked(first: Arguments, second: Arguments) -> Arguments | None:
-    """Make a batch of two, which batch statistics need, of two batches of one."""
-    leaves = ([leaf for leaf in tree_leaves(call) if isinstance(leaf, Tensor)] for call in (first, second))
-    pairs = list(zip(*leaves, strict=True))
-    if not all(a.ndim > 1 and a.shape == b.shape and len(a) == 1 for a, b in pairs):
+def _stacked(calls: Sequence[Arguments]) -> Arguments | None:
+    """Make one batch, which batch statistics need, of batches of one."""
+    leaves = ([leaf for leaf in tree_leaves(call) if isinstance(leaf, Tensor)] for call in calls)
+    rows = list(zip(*leaves, strict=True))
+    if not all(one.ndim > 1 and len(one) == 1 and one.shape == row[0].shape for row in rows for one in row):
         return None
-    whole = iter([torch.cat(pair) for pair in pairs])
-    stacked: Arguments = tree_map_only(Tensor, lambda _: next(whole), first)
+    whole = iter([torch.cat(row) for row in rows])
+    stacked: Arguments = tree_map_only(Tensor, lambda _: next(whole), calls[0])
     return stacked
 
 
