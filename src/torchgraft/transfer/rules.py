@@ -20,7 +20,7 @@ _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens beside the gr
 
 #: Operators that copy a tensor as it is where both shapes are equal.
 IDENTITIES = frozenset({"embed", "clip", "full", "magnitude", "leading"})
-#: Operators that put the centre into the centre, by shapes alone; the others choose units by value.
+#: Operators that put the centre into the centre, by shapes alone; the others choose units by value, or take the first.
 CENTRED = frozenset({"copy", "embed", "clip", "clip_normalized", "full"})
 
 
