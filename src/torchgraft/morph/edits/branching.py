@@ -22,9 +22,9 @@ from torch.nn.modules import dropout, pooling
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from torchgraft.axes.shadow import copy_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.edits.chain import is_activation
-from torchgraft.morph.edits.copies import copied
 
 
 class Branches(nn.ModuleList):
@@ -110,7 +110,7 @@ def divided(layer: nn.Module, division: Division, allocate: str, merge: str) -> 
 
 def _replicate_add(layer: Any, division: Division) -> Branches:
     """Every branch is the layer times its share: in its weights where it is linear in them, else behind it."""
-    made = [copied(layer) for _ in division.shares]
+    made = [copy_of(layer) for _ in division.shares]
     if not _is_of(layer, _LINEAR_IN_WEIGHTS) or layer.weight is None:
         return Branches(made, factors=division.shares)
     for one, share in zip(made, division.shares, strict=True):
@@ -121,7 +121,7 @@ def _replicate_add(layer: Any, division: Division) -> Branches:
 def _replicate_concat(layer: Any, division: Division) -> Branches:
     """Every branch gives a slice of the outputs."""
     axis, (side, _), (count, _) = _axis(layer, division.gave), *_sides(layer, division.path)
-    made = [copied(layer) for _ in division.shares]
+    made = [copy_of(layer) for _ in division.shares]
     for one, part in zip(made, division.slices(division.gave[axis], "outputs"), strict=True):
         _cut(one, "weight", side, part)
         _cut(one, "bias", 0, part)
@@ -132,7 +132,7 @@ def _replicate_concat(layer: Any, division: Division) -> Branches:
 def _split_add(layer: Any, division: Division) -> Branches:
     """Every branch reads a slice of the inputs."""
     axis, (_, side), (_, count) = _axis(layer, division.read), *_sides(layer, division.path)
-    made = [copied(layer) for _ in division.shares]
+    made = [copy_of(layer) for _ in division.shares]
     slices = division.slices(division.read[axis], "inputs")
     for one, part, share in zip(made, slices, division.shares, strict=True):
         _cut(one, "weight", side, part)
@@ -149,7 +149,7 @@ def _split_concat(layer: Any, division: Division) -> Branches:
     slices = [
         (start * channels // groups, stop * channels // groups) for start, stop in division.slices(groups, "groups")
     ]
-    made = [copied(layer) for _ in slices]
+    made = [copy_of(layer) for _ in slices]
     for one, (start, stop) in zip(made, slices, strict=True):
         for name in ("weight", "bias", "running_mean", "running_var"):
             held = getattr(one, name, None)
