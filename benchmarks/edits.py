@@ -20,7 +20,8 @@ EDITS: dict[str, Callable[..., morph.Edited]] = {
     "deepen": partial(morph.deepen, path="layer1.0.conv1"),
     "stack": partial(morph.stack, path="layer2", depth=5),
     "expand a kernel": partial(morph.expand_kernel, path="layer1.0.conv2", size=5),
-    "split": partial(morph.split, path="layer1.0.conv2", parts=2),
+    "split": partial(morph.split, path="layer1.0.conv2", graph="s>t:3x3 s>t:3x3"),
+    "branch": partial(morph.branch, path="layer1.0.conv2", merge="concat"),
 }
 
 

@@ -474,7 +474,7 @@ def test_errors_change_nothing() -> None:
         ("in the target's optimizer", lambda: tg.transfer_optimizer(tg.plan(source, wider), first, second)),
         ("in the source's optimizer", lambda: tg.transfer_optimizer(tg.plan(wider, target), first, second)),
         (
-            "operator magnitude chooses",
+            "cannot follow the operator magnitude, which does not",
             lambda: tg.transfer_optimizer(tg.plan(source, target, operator="magnitude"), first, second),
         ),
         ("unknown value for new units 'one'", lambda: tg.transfer_optimizer(plan, first, second, fresh="one")),

@@ -37,7 +37,8 @@ from torchgraft.transfer.planning import make_plan
 class Options(TypedDict, total=False):
     """Keyword arguments that :func:`plan` and :func:`transfer` share.
 
-    method: ``"graft"`` (default) or ``"dpiat"`` (arXiv:2212.13970 to the letter).
+    method: ``"graft"`` (default), ``"dpiat"`` (arXiv:2212.13970 to the letter), or ``"fna"`` (parameter remapping,
+        arXiv:2006.12986: first units, centred kernels, zeros elsewhere).
     standardizer, scorer, matcher, operator: a stage to replace, by name or by a function of yours.
     narrowing: which units are kept where there are fewer: ``"readers"`` (default: those of the largest weights in the
         layers that read them), ``"magnitude"``, ``"norm_scale"``, ``"even"``, ``"centre"``, or a function of yours that

@@ -14,104 +14,10 @@ from torch.nn import functional as F
 
 import torchgraft as tg
 from tests.builders import same_bits, snapshot
+from tests.morph.networks import ACTIVATIONS, IMAGES, TOKENS, deviation, plain, shaken
+from tests.morph.test_edits_grid import EDITS, by_slices
 from torchgraft import MorphError, SpecError, morph
 from torchgraft.morph import Edit
-
-IMAGES = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-class OverChannels(nn.Module):
-    """A norm of the last axis, over the channels of a picture."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, blob: Tensor) -> Tensor:
-        return self.norm(blob.movedim(1, -1)).movedim(-1, 1)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "none": lambda width: nn.Identity(),
-    "batch": nn.BatchNorm2d,
-    "group": lambda width: nn.GroupNorm(4, width),
-    "layer": lambda width: OverChannels(nn.LayerNorm(width)),
-    "rms": lambda width: OverChannels(nn.RMSNorm(width, eps=1e-6)),
-}
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    one.__name__: one
-    for one in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Softplus, nn.Tanh, nn.Mish)
-}
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "plain": {"padding": 1},
-    "strided": {"stride": 2},
-    "grouped": {"groups": 2, "padding": 2},
-    "depthwise": {"groups": 8, "padding": "same"},
-    "circular": {"padding": 1, "padding_mode": "circular", "dilation": 2},
-}
-
-
-def shaken(model: nn.Module, seed: int = 0) -> Any:
-    """Give every tensor values as training leaves them, no two alike."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, tensor in model.double().state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                tensor.add_(0.2 * (noise.abs() if key.endswith("running_var") else noise))
-    return model.eval()
-
-
-def plain(norm: str = "batch", activation: str = "ReLU", geometry: str = "plain") -> Any:
-    """Two convolutions, a flattened picture and a classifier."""
-    act = ACTIVATIONS[activation]
-    parts = [nn.Conv2d(3, 8, 3, padding=1), NORMS[norm](8), act()]
-    parts += [nn.Conv2d(8, 8, 3, **GEOMETRIES[geometry]), NORMS[norm](8), act()]
-    parts += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)]
-    return shaken(nn.Sequential(*parts))
-
-
-def deviation(source: nn.Module, edited: nn.Module, inputs: Tensor = IMAGES) -> float:
-    """Measure without the certificate: it must not vouch for itself."""
-    with torch.no_grad():
-        expected = source(inputs)
-        return float((edited(inputs) - expected).abs().max() / expected.abs().max())
-
-
-EDITS: dict[str, Callable[..., morph.Edited]] = {
-    "widen the first": lambda model, **options: morph.widen(model, "0", 16, **options),
-    "widen": lambda model, **options: morph.widen(model, "3", 16, **options),
-    "widen unevenly": lambda model, **options: morph.widen(model, "3", 12, **options),
-    "deepen": lambda model, **options: morph.deepen(model, "0", **options),
-    "deepen by a residual": lambda model, **options: morph.deepen(model, "3", kind="residual", **options),
-    "deepen by a blend": lambda model, **options: morph.deepen(model, "3", kind="blend", **options),
-    "expand the kernel": lambda model, **options: morph.expand_kernel(model, "3", (3, 5), **options),
-    "split": lambda model, **options: morph.split(model, "3", 3, **options),
-}
-
-
-#: A layer norm over channels that each have a kernel of their own, or one in groups: see docs/how-it-works.md.
-IMPOSSIBLE = {
-    ("depthwise", "layer", "widen unevenly"),
-    *(("grouped", "layer", edit) for edit in ("widen", "widen unevenly", "widen the first")),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_every_edit_keeps_the_function_under_every_norm(edit: str, norm: str, geometry: str) -> None:
-    model = plain(norm, "GELU", geometry)
-    before = snapshot(model)
-    if (geometry, norm, edit) in IMPOSSIBLE:
-        with pytest.raises(MorphError, match="would change the function"):
-            EDITS[edit](model, inputs=IMAGES)
-        return
-    edited = EDITS[edit](model, inputs=IMAGES, certify=False)
-    assert deviation(model, edited.model) <= 1e-10
-    assert same_bits(before, snapshot(model)), "the source is left as it is"
-    assert snapshot(edited.model).keys() != before.keys() or not same_bits(before, snapshot(edited.model))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -317,7 +223,17 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no block": (lambda m: morph.insert_block(m, "8", 3, inputs=IMAGES), "a block is a torch module"),
     "the whole model": (lambda m: morph.insert_block(m, "", nn.ReLU(), inputs=IMAGES), "the path is empty"),
     "a graph too small": (lambda m: morph.split(m, "3", "s>t:1x1", inputs=IMAGES), "reach"),
-    "one part": (lambda m: morph.split(m, "3", 1, inputs=IMAGES), "2 parts or more"),
+    "one branch": (lambda m: morph.branch(m, "3", 1, inputs=IMAGES), "2 branches or more"),
+    "more branches than channels": (
+        lambda m: morph.branch(m, "3", 9, merge="concat", inputs=IMAGES),
+        "3 has 8 outputs, too few for 9 branches",
+    ),
+    "slices of a dense layer": (
+        lambda m: by_slices(m, "8", inputs=IMAGES),
+        r"use allocate='replicate', or merge='add'",
+    ),
+    "shares of more": (lambda m: morph.branch(m, "3", shares=[0.5, 0.6], inputs=IMAGES), "add up to one"),
+    "an empty share": (lambda m: morph.branch(m, "3", shares=[1.0, 0.0], inputs=IMAGES), "none of them zero"),
     "no argument": (lambda m: morph.apply_edits(m, [Edit("widen", "0")], inputs=IMAGES), r"its arguments: width\)"),
     "no edit": (lambda m: morph.apply_edits(m, []), "give at least one"),
 }
@@ -406,7 +322,7 @@ def test_the_optimizer_s_state_goes_with_the_weights(edit: str) -> None:
     assert torch.equal(old, new)
 
 
-@pytest.mark.parametrize("edit", ["widen", "deepen by a residual", "split"])
+@pytest.mark.parametrize("edit", ["widen", "deepen by a residual", "split", "branch by shares"])
 def test_draws_follow_the_seed_alone(edit: str) -> None:
     model = plain()
     before = torch.get_rng_state()

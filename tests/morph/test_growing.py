@@ -185,7 +185,7 @@ def test_new_parameters_join_the_group_of_their_sort() -> None:
     optimizer = SGD(grouped(model), lr=0.1, momentum=0.9)
     train(model, optimizer, 2)
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    report = grow(model, optimizer, ["deepen 0", "widen 4 width=10", "split 9 parts=2"], certify=False)
+    report = grow(model, optimizer, ["deepen 0", "widen 4 width=10", "split 9 graph='s>t:1x1 s>t:1x1'"], certify=False)
     assert keys_of(model, optimizer) == [
         ["0.weight", "3.0.weight", "4.weight"],
         ["0.bias", "1.weight", "1.bias", "3.1.weight", "3.1.bias", "4.bias", "5.weight", "5.bias"],
@@ -270,7 +270,13 @@ def averaged(model: nn.Module) -> AveragedModel:
 
 @pytest.mark.parametrize(
     "edit",
-    ["widen 0 width=12", "deepen 0", "split 3 parts=2", "add_branch 3 graph='s>a:1x1 a>t:3x3'", "stack 6 depth=2"],
+    [
+        "widen 0 width=12",
+        "deepen 0",
+        "split 3 graph='s>t:3x3 s>t:3x3'",
+        "add_branch 3 graph='s>a:1x1 a>t:3x3'",
+        "stack 6 depth=2",
+    ],
 )
 def test_the_average_computes_what_it_did_and_goes_on(edit: str) -> None:
     model = net()
@@ -328,19 +334,21 @@ def test_gradients_that_wait_for_a_step_move_too() -> None:
     assert torch.allclose(grown[9].weight, plain[8].weight, rtol=1e-10)
 
 
-@pytest.mark.parametrize("edit", ["split 3 parts=3", "add_branch 3 graph=s>t:1x1"])
+@pytest.mark.parametrize(
+    "edit", ["split 3 graph='s>t:3x3 s>t:3x3 s>t:3x3'", "branch 3 parts=3", "add_branch 3 graph=s>t:1x1"]
+)
 def test_parts_of_a_layer_have_its_gradient_and_its_state(edit: str) -> None:
     model = net()
     optimizer = Adam(model.parameters())
     train(model, optimizer, 3)
     old, state = model[3], copy.deepcopy(optimizer.state[model[3].weight])
     report = grow(model, optimizer, edit)
-    parts = [one for name, one in model[3].edges.items() if one.kernel_size == (3, 3)]
-    assert len(parts) == (3 if "split" in edit else 1) and not report.notes
+    parts = [one for one in getattr(model[3], "edges", model[3]).children() if one.kernel_size == (3, 3)]
+    assert len(parts) == (1 if "add" in edit else 3) and not report.notes
     for part in parts:
         assert torch.equal(part.weight.grad, old.weight.grad)
         assert all(torch.equal(optimizer.state[part.weight][key], value) for key, value in state.items())
-    assert [key for key, _ in report.optimizers[0].left] == ([] if "split" in edit else ["3.edges.s_t_again.weight"])
+    assert [key for key, _ in report.optimizers[0].left] == (["3.edges.s_t_again.weight"] if "add" in edit else [])
     optimizer.zero_grad()
     loss_of(model).backward()
     assert torch.allclose(parts[0].weight.grad, parts[-1].weight.grad, rtol=1e-9)
@@ -349,7 +357,7 @@ def test_parts_of_a_layer_have_its_gradient_and_its_state(edit: str) -> None:
 def test_gradients_without_a_place_are_told() -> None:
     model = net()
     loss_of(model).backward()
-    report = grow(model, (), Edit("split", "3", {"parts": "s>a:3x3 a>t:1x1"}))
+    report = grow(model, (), Edit("split", "3", {"graph": "s>a:3x3 a>t:1x1"}))
     assert report.notes == tuple(f"the gradient of 3.{name} is gone with it" for name in ("weight", "bias"))
     assert model[8].weight.grad.abs().max() > 0 and report.optimizers == ()
 

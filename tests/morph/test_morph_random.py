@@ -49,6 +49,8 @@ def test_a_module_with_a_carrier_is_exact(graph: morph.Graph, conv: nn.Conv2d, s
     assert module.certificate.exact
     assert deviation(conv, module, (2, conv.in_channels, 12 + seed, 11), seed) <= 1e-8
     assert module.certificate.gain < 1e3
+    assert 1 <= module.certificate.condition < 1e3
+    assert f"condition {module.certificate.condition:.1e}" in str(module.certificate)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW, derandomize=True)

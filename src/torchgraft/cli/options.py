@@ -72,7 +72,8 @@ method_option = click.option(
     type=click.Choice(list(METHODS)),
     default="graft",
     show_default=True,
-    help="graft serves every tensor of any network; dpiat is the published method (arXiv:2212.13970) to the letter.",
+    help="graft serves every tensor of any network; dpiat is the published method (arXiv:2212.13970) to the letter; "
+    "fna takes first units, and the last block of a stage again (arXiv:2006.12986).",
 )
 exponent_option = click.option(
     "--exponent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["align"]
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import ge
@@ -13,7 +13,7 @@ import numpy as np
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
-from torchgraft.couple.holding import complete, hold_all, layer_look, side_of
+from torchgraft.couple.holding import complete, hold_all, layer_look, pair_scores, side_of
 from torchgraft.match.recover import owners
 from torchgraft.records import Element, Layer, Pair
 from torchgraft.score import Scorer
@@ -82,7 +82,7 @@ def _aligned(
     gaps = _gaps(places, sides, target, source)
     scores = {(pair.target, pair.source): pair.score for pair in pairs.values() if pair.score > 0}
     asked = {(t, s) for t, s, _ in served}.union(*(gap.fits for gap in gaps)).difference(scores)
-    scores |= _scores(asked, target, source, scorer)
+    scores |= pair_scores(asked, target, source, scorer)
     found = [(Pair(t, s, scores[t, s]), owned) for t, s, owned in served if scores[t, s] > 0]
     first = [pair for pair, owned in found if owned]
     first += [pair for gap in gaps for pair in _held(gap, scores)]
@@ -101,31 +101,6 @@ def _served(places: Mapping[int, int], sides: Sequence[Sequence[Body]]) -> Itera
             nearest = min(alike[look], key=lambda one: (abs(one - number), one))
             for t, s in zip(layers, sides[1][places[nearest]][0], strict=True):
                 yield t, s, number in places
-
-
-def _scores(
-    pairs: Collection[tuple[int, int]], target: Layers, source: Layers, scorer: Scorer
-) -> dict[tuple[int, int], float]:
-    """Score pairs of layers in one table, in which layers that look alike stand once."""
-    if not pairs:
-        return {}
-    places, rows = _once({t for t, _ in pairs}, target)
-    others, columns = _once({s for _, s in pairs}, source)
-    table = scorer(rows, columns).tolist()
-    return {(t, s): float(table[places[t]][others[s]]) for t, s in pairs}
-
-
-def _once(numbers: Collection[int], layers: Layers) -> tuple[dict[int, int], list[Layer]]:
-    """Return layers that look different, and the place of each layer's look among them."""
-    looks: dict[object, int] = {}
-    distinct: list[Layer] = []
-    places: dict[int, int] = {}
-    for number in sorted(numbers):
-        layer = layers[number]
-        places[number] = looks.setdefault(layer.look, len(distinct))
-        if len(looks) > len(distinct):
-            distinct.append(layer)
-    return places, distinct
 
 
 def _kept(pairs: Pairs, target: Sequence[Body], source: Sequence[Body]) -> dict[int, int] | None:

@@ -6,10 +6,10 @@ is left over at the end has no place. If all layers can be placed, that is what 
 
 from __future__ import annotations
 
-__all__ = ["Side", "complete", "hold_all", "layer_look", "side_of"]
+__all__ = ["Side", "complete", "hold_all", "layer_look", "pair_scores", "side_of"]
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -108,19 +108,40 @@ def _served(
     places: Mapping[int, int], units: Sequence[Sequence[Unit]], sides: Sequence[Side], scorer: Scorer
 ) -> tuple[dict[int, Pair], dict[int, int]]:
     """Pair the layers of placed units, and those of the others with what the nearest placed one of their sort takes."""
-    pairs: dict[int, Pair] = {}
-    first: dict[int, int] = {}
+    met: list[tuple[int, int, bool]] = []
     for number, (numbers, look) in enumerate(units[0]):
         alike = [one for one in places if units[0][one][1] == look]
         if alike:
             nearest = min(alike, key=lambda one: (abs(one - number), one))
-            others = units[1][places[nearest]][0]
-            scores = scorer([sides[0].layers[t] for t in numbers], [sides[1].layers[s] for s in others])
-            for place, (t, s) in enumerate(zip(numbers, others, strict=True)):
-                if scores[place, place] > 0:
-                    pairs[t] = Pair(t, s, float(scores[place, place]))
-                    first |= {s: t} if number in places else {}
-    return pairs, first
+            met += ((t, s, number in places) for t, s in zip(numbers, units[1][places[nearest]][0], strict=True))
+    scores = pair_scores({(t, s) for t, s, _ in met}, sides[0].layers, sides[1].layers, scorer)
+    found = [(Pair(t, s, scores[t, s]), owned) for t, s, owned in met if scores[t, s] > 0]
+    return {pair.target: pair for pair, _ in found}, {pair.source: pair.target for pair, owned in found if owned}
+
+
+def pair_scores(
+    pairs: Collection[tuple[int, int]], target: Layers, source: Layers, scorer: Scorer
+) -> dict[tuple[int, int], float]:
+    """Score pairs of layers in one table, in which layers that look alike stand once."""
+    if not pairs:
+        return {}
+    places, rows = _once({t for t, _ in pairs}, target)
+    others, columns = _once({s for _, s in pairs}, source)
+    table = scorer(rows, columns).tolist()
+    return {(t, s): float(table[places[t]][others[s]]) for t, s in pairs}
+
+
+def _once(numbers: Collection[int], layers: Layers) -> tuple[dict[int, int], list[Layer]]:
+    """Return layers that look different, and the place of each layer's look among them."""
+    looks: dict[object, int] = {}
+    distinct: list[Layer] = []
+    places: dict[int, int] = {}
+    for number in sorted(numbers):
+        layer = layers[number]
+        places[number] = looks.setdefault(layer.look, len(distinct))
+        if len(looks) > len(distinct):
+            distinct.append(layer)
+    return places, distinct
 
 
 def layer_look(layer: Layer) -> tuple[str, int]:
@@ -159,14 +180,15 @@ def _gains(units: Sequence[Sequence[Unit]], sides: Sequence[Side], scorer: Score
     alike: dict[object, list[int]] = defaultdict(list)
     for i, (_, look) in enumerate(units[0]):
         alike[look].append(i)
-    marks = [
-        [[_mark(number, side) for number in numbers] for numbers, _ in own]
+    marks: dict[object, int] = {}  # units that are marked alike have one number
+    marked = [
+        [marks.setdefault(tuple(_mark(number, side) for number in numbers), len(marks)) for numbers, _ in own]
         for own, side in zip(units, sides, strict=True)
     ]
-    known: dict[object, float] = {}
+    known: dict[tuple[int, int], float] = {}
     for j, (ss, look) in enumerate(units[1]):
         for i in alike[look]:
-            key = tuple(marks[0][i]), tuple(marks[1][j])
+            key = marked[0][i], marked[1][j]
             if key not in known:
                 known[key] = _worth(units[0][i][0], ss, sides, scorer)
             gain[i, j] = known[key] - abs(i / n - j / m) / 1000

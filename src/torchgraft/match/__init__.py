@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torchgraft.match.graft import match_graft
 from torchgraft.match.matchers import Matcher, match_bipartite, match_dp, match_nbipartite, match_random
+from torchgraft.match.stages import match_stages
 
 #: Matchers by name.
 MATCHERS: Mapping[str, Matcher] = {
@@ -16,4 +17,5 @@ MATCHERS: Mapping[str, Matcher] = {
     "random": match_random,
     "bipartite": match_bipartite,
     "nbipartite": match_nbipartite,
+    "stages": match_stages,
 }

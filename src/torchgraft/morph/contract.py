@@ -126,6 +126,8 @@ def _input(graph: fx.Graph, root: nn.Module) -> tuple[int, int]:
             channels = _channels(layer)
             if channels is not None:
                 return channels, _dims(layer) if dims is None else dims
+        elif node.target in (torch.split, "split") and len(node.args) > 1 and not isinstance(node.args[1], int):
+            return sum(node.args[1]), dims or 0
         for user in node.users:
             if user not in seen:
                 seen.add(user)

@@ -6,7 +6,7 @@ its border, is what the layer pads with.
 
 from __future__ import annotations
 
-__all__ = ["Flow", "filtered", "joined", "padded", "scaled", "shifted", "start", "summed"]
+__all__ = ["Flow", "filtered", "joined", "padded", "parted", "scaled", "shifted", "start", "summed"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -149,6 +149,16 @@ def joined(flows: Sequence[Flow], path: str) -> Flow:
     extent = tuple(high - low + 1 for low, high in zip(first, last, strict=True))
     taps = torch.cat([on_box(flow.kernel, first, extent) for flow in flows])
     return _merged(flows, Kernel(taps, first), torch.cat([flow.bias for flow in flows]))
+
+
+def parted(flow: Flow, sizes: Sequence[int], path: str) -> list[Flow]:
+    """Return a blob cut into so many channels each."""
+    if sum(sizes) != len(flow.bias):
+        raise MorphError(f"{path} cuts {len(flow.bias)} channels into {' + '.join(map(str, sizes))}")
+    taps, biases = torch.split(flow.kernel.taps, list(sizes)), torch.split(flow.bias, list(sizes))
+    return [
+        replace(flow, kernel=Kernel(own, flow.kernel.first), bias=bias) for own, bias in zip(taps, biases, strict=True)
+    ]
 
 
 def _alike(flows: Sequence[Flow], path: str) -> list[Flow]:

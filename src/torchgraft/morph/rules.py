@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from torchgraft.errors import MorphError
 from torchgraft.morph.activation import Blend
-from torchgraft.morph.flow import Flow, filtered, joined, padded, scaled, shifted, summed
+from torchgraft.morph.flow import Flow, filtered, joined, padded, parted, scaled, shifted, summed
 from torchgraft.morph.kernels import Kernel, from_weight
 from torchgraft.morph.layers import Layer, read_layer
 from torchgraft.morph.layout import Pads
@@ -190,11 +190,31 @@ def _same(path: str, one: Flow, *rest: Any, **options: Any) -> Flow:
 
 def _concatenated(path: str, tensors: Any, dim: int = 0) -> Flow:
     flows = list(tensors)
-    if dim != 1 or not all(isinstance(flow, Flow) for flow in flows):
+    if not all(isinstance(flow, Flow) and _is_of_channels(flow, dim) for flow in flows):
         raise MorphError(
             f"{path} concatenates along axis {dim}: only blobs along their channels (1) are one convolution"
         )
     return joined(flows, path)
+
+
+def _split(path: str, flow: Flow, sizes: Any, dim: int = 0) -> list[Flow]:
+    if not _is_of_channels(flow, dim):
+        raise MorphError(f"{path} splits along axis {dim}: only the channels (1) of a blob are followed apart")
+    whole, left = divmod(len(flow.bias), sizes) if isinstance(sizes, int) else (0, 0)
+    given = [sizes] * whole + [left] * bool(left) if isinstance(sizes, int) else list(sizes)
+    return parted(flow, given, path)
+
+
+def _is_of_channels(flow: Flow, dim: int) -> bool:
+    return dim in (1, -1 - len(flow.rate))
+
+
+def _item(path: str, held: Any, place: Any) -> Any:
+    if not isinstance(held, list) or not isinstance(place, int):
+        raise MorphError(
+            f"{path} takes a part of a blob by its place: only whole channels, by torch.split, are followed"
+        )
+    return held[place]
 
 
 def _sum_of(path: str, tensors: Any, begin: Any = 0) -> Flow:
@@ -212,11 +232,13 @@ FUNCTIONS: Mapping[Any, FunctionRule] = {
     operator.truediv: _divide, torch.div: _divide,
     operator.neg: _negative, torch.neg: _negative,
     torch.cat: _concatenated, torch.concat: _concatenated, sum: _sum_of,
+    torch.split: _split, operator.getitem: _item,
     functional.batch_norm: _functional_norm, getattr: _axes, operator.eq: _equal, torch._assert: _asserted,
 }  # fmt: skip
 
 #: Linear methods of tensors, by name.
 METHODS: Mapping[str, FunctionRule] = {
     "add": _add, "add_": _add, "sub": _subtract, "mul": _multiply, "mul_": _multiply, "div": _divide, "neg": _negative,
+    "split": _split,
     "contiguous": _same, "clone": _same,
 }  # fmt: skip

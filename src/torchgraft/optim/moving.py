@@ -155,8 +155,8 @@ def _moves(plan: Plan) -> Iterator[tuple[Transfer, Move]]:
                 continue
             if move.operator not in CENTRED:  # what ``full`` draws at random starts at zero
                 raise ApplyError(
-                    f"the operator {move.operator} chooses units by the values of weights, which an optimizer does not "
-                    f"hold: make the plan with one of {', '.join(sorted(CENTRED - {'copy'}))}"
+                    f"the state of an optimizer cannot follow the operator {move.operator}, which does not put the "
+                    f"centre into the centre: make the plan with one of {', '.join(sorted(CENTRED - {'copy'}))}"
                 )
             yield transfer, move
 

@@ -57,12 +57,14 @@ class Method:
         return all(stage in table.values() for stage, table in known)
 
 
-#: The methods by name: "graft" is the default, "dpiat" the published method to the letter.
+#: The methods by name: "graft" is the default, "dpiat" the published method to the letter, "fna" the remapping of Fang
+#: et al. (arXiv:2006.12986): new blocks of a stage take its last one, wider layers the first units, kernels the centre.
 METHODS: Mapping[str, Method] = {
     "graft": Method(
         STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True, coupled=True
     ),
     "dpiat": Method(STANDARDIZERS["paper"], SCORERS["paper"], MATCHERS["dp"], "clip", paper_moves),
+    "fna": Method(STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["stages"], "leading", paper_moves),
 }  # fmt: skip
 
 

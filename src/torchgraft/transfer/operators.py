@@ -15,6 +15,7 @@ __all__ = [
     "clip_normalized",
     "embed",
     "full",
+    "leading",
     "magnitude",
     "part_of",
     "place",
@@ -136,6 +137,20 @@ def embed(target: Tensors, source: Tensors, transfer: Transfer, generator: torch
         first = sum(widths[:axis])
         outputs = None if axis is None else tuple(range(first, first + widths[axis]))
         place(t, s, centred_windows(tuple(t.shape), tuple(s.shape), lead, outputs))
+
+
+def leading(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
+    """Write the first units of the source, kernels centred; other weights are zero (FNA, arXiv:2006.12986).
+
+    Vectors (biases, gains, statistics) keep their own further entries. A new unit whose own and whose readers' weights
+    are all zero has no gradient: that is the published rule.
+    """
+    for move in transfer.moves:
+        t, s = target[move.target.role], source[move.target.role]
+        units = min(2, t.ndim) if transfer.kind.startswith("conv") else t.ndim
+        if t.ndim > 1:
+            t.zero_()
+        place(t, s, centred_windows(tuple(t.shape), tuple(s.shape), tuple(range(units)), None))
 
 
 def place(target: Tensor, source: Tensor, windows: Windows) -> None:
@@ -324,4 +339,5 @@ OPERATORS: Mapping[str, Operator] = {
     "clip_normalized": clip_normalized,
     "full": full,
     "magnitude": magnitude,
+    "leading": leading,
 }

@@ -19,8 +19,8 @@ _RELATIVE = ("relative_position_bias_table",)
 _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens beside the grid of a position embedding
 
 #: Operators that copy a tensor as it is where both shapes are equal.
-IDENTITIES = frozenset({"embed", "clip", "full", "magnitude"})
-#: Operators that put the centre into the centre, by shapes alone; the others choose units by value.
+IDENTITIES = frozenset({"embed", "clip", "full", "magnitude", "leading"})
+#: Operators that put the centre into the centre, by shapes alone; the others choose units by value, or take the first.
 CENTRED = frozenset({"copy", "embed", "clip", "clip_normalized", "full"})
 
 

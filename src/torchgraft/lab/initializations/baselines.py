@@ -20,7 +20,7 @@ from torchgraft.lab.initializations.start import Start
 from torchgraft.lab.records import Initialized
 from torchgraft.network import unwrap
 from torchgraft.plan import Report
-from torchgraft.transfer.operators import Operator
+from torchgraft.transfer.operators import Operator, leading
 
 #: How far a copied unit of ``net2net`` is from its original, in deviations of its tensor.
 NOISE = 0.01
@@ -29,10 +29,10 @@ NOISE = 0.01
 def fna(start: Start) -> Initialized:
     """FNA parameter remapping: leading units, all others zero, kernels centred (Fang et al. 2020).
 
-    Layers the source lacks copy the layer that the match shares out over them. A new unit whose own and whose readers'
-    weights are all zero has no gradient: that is the published rule.
+    Layers the source lacks copy the layer that the match shares out over them; with ``fna:stages``, which is
+    torchgraft's method ``fna``, the last one of their stage, as published.
     """
-    return _reported(warm_start(start, rules.leading))
+    return _reported(warm_start(start, leading))
 
 
 def weight_selection(start: Start) -> Initialized:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 __all__ = ["MATCHES", "filled", "match_stacked", "parse_match", "served", "warm_start", "with_statistics"]
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
+from operator import mod
 
 from torchgraft._api import Options, transfer
 from torchgraft.errors import LabError
 from torchgraft.lab.initializations.start import Start, counted
 from torchgraft.lab.records import Initialized
-from torchgraft.match.blocks import Elements, block_pairs, offsets, score_blocks
-from torchgraft.match.dp import solve, trace
+from torchgraft.match.blocks import Elements
+from torchgraft.match.stages import match_rows
 from torchgraft.network import unwrap
 from torchgraft.plan import Report
-from torchgraft.records import Element, Layer, Match, Network, Pair
+from torchgraft.records import Element, Layer, Match, Network
 from torchgraft.score import Scorer
 from torchgraft.standardize import standardize_paper
 from torchgraft.transfer.operators import Operator
@@ -40,6 +40,7 @@ def with_statistics(network: Network) -> tuple[Element, ...]:
 MATCHES: Mapping[str, Options] = {
     "dp": {"method": "dpiat", "standardizer": with_statistics},
     "graft": {"method": "graft"},
+    "stages": {"method": "fna"},
 }
 
 
@@ -79,24 +80,7 @@ def match_stacked(
     Where the dynamic program gives blocks 1 1 2 2 of the source to four equal blocks of the target, this gives
     1 2 1 2: the stack is copied on top of itself. Single layers, and blocks without an equal neighbour, stay.
     """
-    if not target or not source:
-        return Match((), 0.0)
-    blocks = score_blocks(target, source, scorer, exponent, mixed=mixed)
-    outer = solve(blocks.values[None], exponent)
-    runs = trace(outer, 0, len(target), len(source))
-    chosen = {i: j for first, past, j in runs for i in range(first, past) if blocks.values[i, j] > 0}
-    towers = {j: tower for tower in _towers(source) for j in tower}
-    for row in _towers(target):
-        given = Counter(towers[chosen[i]] for i in row if i in chosen and source[chosen[i]].block)
-        if given and target[row[0]].block:
-            tower = given.most_common(1)[0][0]
-            chosen |= {i: tower[place % len(tower)] for place, i in enumerate(row)}
-    starts = offsets(target), offsets(source)
-    pairs: list[Pair] = []
-    for i, j in sorted(chosen.items()):
-        if blocks.values[i, j] > 0:
-            pairs += block_pairs(blocks, i, j, (starts[0][i], starts[1][j]))
-    return Match(tuple(pairs), float(outer.value[0, -1, -1]))
+    return match_rows(target, source, scorer, exponent, mixed=mixed, rows=_towers, place=mod)
 
 
 def _towers(elements: Elements) -> list[tuple[int, ...]]:

@@ -8,7 +8,7 @@ layers which follow each other stay in step wherever their sizes agree.
 
 from __future__ import annotations
 
-__all__ = ["centred_kernel", "cosine", "even_units", "evenly", "leading", "middle_units", "replicating", "tiled"]
+__all__ = ["centred_kernel", "cosine", "even_units", "evenly", "middle_units", "replicating", "tiled"]
 
 from collections.abc import Callable, Iterator
 from math import prod
@@ -45,14 +45,6 @@ def _pairs(target: Tensors, source: Tensors, transfer: Transfer) -> Iterator[tup
 def _unit_axes(transfer: Transfer, tensor: Tensor) -> range:
     """Axes that count units: all but those of a kernel."""
     return range(min(2, tensor.ndim) if transfer.kind.startswith("conv") else tensor.ndim)
-
-
-def leading(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:
-    """FNA: the leading units of the source, all other weights zero; vectors keep their own further entries."""
-    for _, t, s in _pairs(target, source, transfer):
-        if t.ndim > 1:
-            t.zero_()
-        _corner(t, s)
 
 
 def evenly(target: Tensors, source: Tensors, transfer: Transfer, generator: torch.Generator) -> None:

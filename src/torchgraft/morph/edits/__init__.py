@@ -5,6 +5,7 @@ draft       the copy, and which of its modules are the model's
 sizes, heads        which groups get which size
 attributes, settings, resize    the copy in other widths
 chain, neutral      what stands behind a layer, and new layers that change nothing
+branching           one layer as several branches
 changes     the change of structure of every edit
 finish      transfer and certificate
 table       edits by name, and rows of them
@@ -13,8 +14,10 @@ functions   one for every edit
 
 from __future__ import annotations
 
+from torchgraft.morph.edits.branching import Branches
 from torchgraft.morph.edits.functions import (
     add_branch,
+    branch,
     deepen,
     expand_kernel,
     insert_block,
@@ -30,11 +33,13 @@ from torchgraft.morph.edits.table import EDITS, apply_edits
 
 __all__ = [
     "EDITS",
+    "Branches",
     "Edit",
     "Edited",
     "Residual",
     "add_branch",
     "apply_edits",
+    "branch",
     "deepen",
     "expand_kernel",
     "insert_block",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Chain", "chain_behind", "is_idempotent", "pair_factor", "regular_blocks"]
+__all__ = ["Chain", "chain_behind", "is_idempotent", "pair_factor", "regular_blocks", "shapes_at"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchgraft.axes.runs import architecture
 from torchgraft.axes.shadow import called, ours, plain_operators, shadow_of
-from torchgraft.errors import RunError
+from torchgraft.errors import MorphError, RunError
 from torchgraft.fingerprint import Look, look_of
 from torchgraft.morph.edits.draft import Draft
 from torchgraft.recent import Recent
@@ -156,6 +156,19 @@ def regular_blocks(draft: Draft, path: str) -> tuple[str, ...]:
     names = [prefix + name for name in draft.source.get_submodule(path)._modules]
     shapes = _calls(draft).shapes
     return tuple(name for name in names if name in shapes and shapes[name][0] == shapes[name][1])
+
+
+def shapes_at(draft: Draft, path: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the first tensors that the module at ``path`` reads and gives.
+
+    Raises:
+        MorphError: it does not run, or takes no tensor by its place.
+    """
+    shapes = _calls(draft).shapes
+    if path not in shapes:
+        raise MorphError(f"{path or 'the model'} is not run with a tensor: give the path of a module that is")
+    read, gave = shapes[path]
+    return tuple(map(int, read)), tuple(map(int, gave))
 
 
 _GRID = torch.linspace(-7.0, 7.0, 1001, dtype=torch.float64)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["add_branch", "deepen", "expand_kernel", "insert_block", "resize_heads", "resize_width", "split", "stack"]
+__all__ = [
+    "add_branch",
+    "branch",
+    "deepen",
+    "expand_kernel",
+    "insert_block",
+    "resize_heads",
+    "resize_width",
+    "split",
+    "stack",
+]
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +25,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from torchgraft.errors import MorphError, choose
 from torchgraft.morph.build import module as morph_module
-from torchgraft.morph.edits.chain import chain_behind, pair_factor, regular_blocks
+from torchgraft.morph.edits.branching import WAYS, Division, divided
+from torchgraft.morph.edits.chain import chain_behind, pair_factor, regular_blocks, shapes_at
 from torchgraft.morph.edits.draft import Draft, insert_into, insertions, module_at, put
 from torchgraft.morph.edits.heads import Heads, head_choices, with_heads
 from torchgraft.morph.edits.neutral import NEUTRAL, default_kind
@@ -175,15 +186,40 @@ def add_branch(draft: Draft, path: str, graph: str) -> Iterator[Draft]:
     yield from split(draft, path, text)
 
 
-def split(draft: Draft, path: str, parts: int | str) -> Iterator[Draft]:
-    """Yield a draft in which a layer is a sum of like ones, or the module of a graph."""
-    layer = module_at(draft.source, path)
-    if isinstance(parts, int):
-        if parts < 2:
-            raise MorphError(f"{path} is split into 2 parts or more, not {parts}")
-        parts = " ".join([_as_edge(layer, path)] * parts)
-    put(draft.model, path, morph_module(layer, parts, seed=draft.seed))
+def split(draft: Draft, path: str, graph: str) -> Iterator[Draft]:
+    """Yield a draft in which a layer is the module of a graph (:func:`torchgraft.morph.module`)."""
+    put(draft.model, path, morph_module(module_at(draft.source, path), graph, seed=draft.seed))
     yield replace(draft, coupled=False, computed=True)
+
+
+def branch(
+    draft: Draft,
+    path: str,
+    parts: int = 2,
+    allocate: str = "replicate",
+    merge: str = "add",
+    shares: Sequence[float] | None = None,
+) -> Iterator[Draft]:
+    """Yield a draft in which the module at ``path`` is divided among several branches."""
+    layer = module_at(draft.source, path)
+    for chosen, place, what in ((allocate, 0, "allocation"), (merge, 1, "merge")):
+        choose({way[place]: way for way in WAYS}, chosen, what)
+    read, gave = shapes_at(draft, path)
+    division = Division(path, read, gave, _shares(draft, path, parts, shares))
+    put(draft.model, path, divided(layer, division, allocate, merge))
+    yield replace(draft, coupled=False, computed=True)
+
+
+def _shares(draft: Draft, path: str, parts: int, given: Sequence[float] | None) -> tuple[float, ...]:
+    """Return each branch's share of the whole: as given, or drawn, so that no two branches are alike."""
+    if type(parts) is not int or parts < 2:
+        raise MorphError(f"{path} is divided among 2 branches or more, not {parts}")
+    if given is None:
+        drawn = 0.5 + torch.rand(parts, generator=torch.Generator().manual_seed(draft.seed), dtype=torch.float64)
+        given = (drawn / drawn.sum()).tolist()
+    if len(given) != parts or abs(sum(given) - 1) > 1e-9 or 0 in given:
+        raise MorphError(f"shares={list(given)}: give {parts} numbers that add up to one, none of them zero")
+    return tuple(given)
 
 
 def _as_edge(layer: Any, path: str) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from torchgraft.axes import known_groups
 from torchgraft.errors import GraftError, MorphError
+from torchgraft.fingerprint import Look
 from torchgraft.morph.edits.draft import Draft
 from torchgraft.network import read_module, unwrap
 from torchgraft.notes import OPEN
@@ -105,13 +107,13 @@ def plan_of(draft: Draft, options: Options) -> Plan:
     operator = None if draft.coupled else "clip"
     narrowing = options.narrowing if draft.coupled else None
     method = customized("graft", matcher=draft.matcher(), operator=operator, narrowing=narrowing)
-    plan = make_plan(target, source, method, "graft", groups=partial(_groups, draft), seed=options.seed)
+    plan = make_plan(target, source, method, "graft", groups=partial(_groups, draft, target.look), seed=options.seed)
     notes = tuple(note for note in plan.notes if not note.endswith(OPEN))  # it is known which layers are new
     return replace(plan, notes=notes)
 
 
-def _groups(draft: Draft) -> Any:
-    return draft.groups(), draft.source_groups
+def _groups(draft: Draft, look: Look | None) -> Any:
+    return known_groups(draft.model, look, *draft.inputs), draft.source_groups
 
 
 def certified(draft: Draft, report: Report | Plan, options: Options, what: str) -> Certificate | None:

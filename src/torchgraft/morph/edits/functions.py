@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "add_branch",
+    "branch",
     "deepen",
     "expand_kernel",
     "insert_block",
@@ -186,19 +187,59 @@ def expand_kernel(model: nn.Module, path: str, size: int | Sequence[int], **opti
     return _edited(model, "expand_kernel", path, options, size=size)
 
 
-def split(model: nn.Module, path: str, parts: int | str | Graph = 2, **options: Unpack[EditOptions]) -> Edited:
-    """Make a convolution or linear layer the sum of several like it, or the module of a graph.
+def branch(
+    model: nn.Module,
+    path: str,
+    parts: int = 2,
+    *,
+    allocate: str = "replicate",
+    merge: str = "add",
+    shares: Sequence[float] | None = None,
+    **options: Unpack[EditOptions],
+) -> Edited:
+    """Divide a layer among several branches that compute it together (path-level transformations, arXiv:1806.02639).
+
+    ``replicate`` and ``add``: every branch is the layer times its share; for any module. ``replicate`` and ``concat``:
+    every branch gives a slice of the outputs; ``split`` and ``add``: reads a slice of the inputs; both for linear
+    layers and convolutions without groups. ``split`` and ``concat``: every branch is the layer on a slice of the
+    channels; for what computes each channel, or group of channels, from itself: grouped convolutions, batch and group
+    norms, poolings, activations, identities.
+
+    Args:
+        model: left as it is, unless ``inplace=True``.
+        path: of the layer; its branches are at ``path.0``, ``path.1``, ..., and can be edited on.
+        parts: how many branches.
+        allocate: ``"replicate"``: every branch reads the whole input; ``"split"``: a slice of its channels.
+        merge: ``"add"``: outputs are summed; ``"concat"``: put side by side.
+        shares: what each branch counts where outputs are added, adding up to one; drawn by default, so that no two
+            branches are alike.
+        options: see :func:`apply_edits`.
+
+    Raises:
+        MorphError: such branches cannot compute the layer.
+        SpecError: an unknown allocation or merge.
+
+    >>> model = nn.Sequential(nn.Conv2d(6, 8, 3))
+    >>> [tuple(one.weight.shape) for one in branch(model, "0", 3, allocate="split").model[0]]
+    [(8, 2, 3, 3), (8, 2, 3, 3), (8, 2, 3, 3)]
+    """
+    given = None if shares is None else list(shares)
+    return _edited(model, "branch", path, options, parts=parts, allocate=allocate, merge=merge, shares=given)
+
+
+def split(model: nn.Module, path: str, graph: str | Graph, **options: Unpack[EditOptions]) -> Edited:
+    """Split a convolution or linear layer into the module of a graph, in series and in parallel.
 
     Args:
         model: left as it is, unless ``inplace=True``.
         path: of the layer.
-        parts: how many, or a graph from ``s`` to ``t`` as :func:`module` takes it.
+        graph: from ``s`` to ``t``, as :func:`module` takes it: ``"s>a:3x3 a>t:1x1"``.
         options: see :func:`apply_edits`.
 
     Raises:
         MorphError: the graph cannot compute the layer.
     """
-    return _edited(model, "split", path, options, parts=parts if isinstance(parts, int) else str(parts))
+    return _edited(model, "split", path, options, graph=str(graph))
 
 
 def add_branch(model: nn.Module, path: str, graph: str | Graph, **options: Unpack[EditOptions]) -> Edited:

@@ -43,17 +43,19 @@ class Setting:
 
 
 def settings(model: nn.Module, changed: Changed) -> Iterator[Sequence[Setting]]:
-    """Yield sets of settings to try, small ones first: attributes of one name change together."""
+    """Yield sets of settings to try, small ones first: attributes of one name change together, at last one alone."""
     by_name: dict[tuple[str, Any, bool], list[Setting]] = {}
     for one, config in _found(model, changed):
         by_name.setdefault((one.name, str(one.value), config), []).append(one)
     names = sorted(by_name, key=lambda name: name[2])  # configurations last
+    alone = [[one] for held in by_name.values() if len(held) > 1 for one in held]
     tries = 0
     for count in (1, 2, len([name for name in names if not name[2]]), len(names), 3, 4):
         for chosen in combinations(names, count):
             if len({(name, config) for name, _, config in chosen}) == len(chosen) and tries < _MOST:
                 tries += 1
                 yield [one for name in chosen for one in by_name[name]]
+    yield from alone[:_MOST]
 
 
 def _found(model: nn.Module, changed: Changed) -> Iterator[tuple[Setting, bool]]:
@@ -61,7 +63,7 @@ def _found(model: nn.Module, changed: Changed) -> Iterator[tuple[Setting, bool]]
     met: set[int] = set()
     for path, part in model.named_modules():
         prefix = f"{path}." if path else ""
-        holds = any(key.startswith(prefix) for key in changed.keys)
+        holds = any(key.startswith(prefix) for key in changed.keys) or next(part.parameters(), None) is None
         if isinstance(part, tuple(LAYERS)) or not holds or not f"{path}.".startswith(changed.within):
             continue
         config = getattr(part, "config", None)
@@ -81,4 +83,7 @@ def _replaced(value: Any, values: Mapping[int, Collection[int]]) -> Iterator[Any
         yield from (new**-0.5 for old in values for new in values[old] if abs(value - old**-0.5) < 1e-9)
     elif isinstance(value, tuple) and value and all(type(one) is int for one in value):
         for old in sorted(set(value) & values.keys()):
-            yield from (tuple(new if one == old else one for one in value) for new in sorted(values[old]))
+            for new in sorted(values[old]):
+                yield tuple(new if one == old else one for one in value)
+                if value.count(old) > 1:  # of parts that were alike, one has changed
+                    yield from ((*value[:n], new, *value[n + 1 :]) for n, one in enumerate(value) if one == old)

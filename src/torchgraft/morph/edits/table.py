@@ -14,6 +14,7 @@ from torch import nn
 from torchgraft.errors import MorphError, choose
 from torchgraft.morph.edits.changes import (
     add_branch,
+    branch,
     deepen,
     expand_kernel,
     insert_block,
@@ -45,6 +46,7 @@ EDITS: Mapping[str, Callable[..., Iterator[Draft]]] = {
     "insert_block": insert_block,
     "stack": stack,
     "expand_kernel": expand_kernel,
+    "branch": branch,
     "split": split,
     "add_branch": add_branch,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchgraft.morph.edits import Branches
 from torchgraft.morph.growing.records import Stage
 
 
@@ -81,7 +82,9 @@ def parts_of(stage: Stage) -> Mapping[str, str]:
     So each has its gradient.
     """
     before = {key: one.shape for key, one in stage.source.named_parameters()}
-    after = {key: _DIRECT.sub(".", key) for key, _ in stage.target.named_parameters() if _DIRECT.search(key)}
+    made = stage.target.get_submodule(stage.edit.path) if stage.edit.name == "branch" else None
+    name = _SHARE if isinstance(made, Branches) and not made.factors else _DIRECT
+    after = {key: name.sub(".", key) for key, _ in stage.target.named_parameters() if name.search(key)}
     return {
         key: source
         for key, source in after.items()
@@ -91,6 +94,8 @@ def parts_of(stage: Stage) -> Mapping[str, str]:
 
 # The name that an edge from source to sink has in a module made of a layer.
 _DIRECT = re.compile(r"\.edges\.s_t(_again)*\.")
+# The name of a branch, which is the layer times its share.
+_SHARE = re.compile(r"\.\d+\.(?=[^.]+$)")
 
 
 def _replaced(key: str, parameter: Tensor, heirs: Mapping[str, Sequence[str]], source: nn.Module) -> str | None:
