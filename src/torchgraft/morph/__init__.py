@@ -2,6 +2,7 @@
 
 edits                edits on a trained model
 growing              edits while a model trains
+between              from a source to a given target by edits
 graph, text, exchange, names   modules as graphs: records, their text, networkx, the paper's by name
 reduction            contraction to the irreducible core
 widths, layout       channels, rates, windows and paddings of a module, for one convolution
@@ -20,6 +21,7 @@ from __future__ import annotations
 from torchgraft.morph.activation import ACTIVATIONS, Blend, settle
 from torchgraft.morph.assembly import MorphModule
 from torchgraft.morph.atoms import split_parallel, split_series
+from torchgraft.morph.between import Script, between
 from torchgraft.morph.build import module
 from torchgraft.morph.certificate import ModuleCertificate
 from torchgraft.morph.contract import contract
@@ -70,8 +72,10 @@ __all__ = [
     "MorphModule",
     "Reduction",
     "Residual",
+    "Script",
     "add_branch",
     "apply_edits",
+    "between",
     "branch",
     "calibrate",
     "contract",

@@ -103,9 +103,10 @@ def _ready(parts: Sequence[nn.Module], model: nn.Module, layer: Any) -> nn.Modul
     return block.to(layer.weight.device, layer.weight.dtype).train(model.training)
 
 
-def insert_block(draft: Draft, path: str, block: nn.Module) -> Iterator[Draft]:
-    """Yield drafts with a module of the user's own behind the one at ``path``."""
+def insert_block(draft: Draft, path: str, block: nn.Module | str) -> Iterator[Draft]:
+    """Yield drafts with a module of the user's own, or a copy of the model's at a path, behind the one at ``path``."""
     module_at(draft.source, path)
+    block = module_at(draft.source, block) if isinstance(block, str) else block
     if not isinstance(block, nn.Module):
         raise MorphError(f"a block is a torch module, not {type(block).__name__}")
     like = next((one for one in draft.source.parameters() if one.is_floating_point()), torch.empty(()))

@@ -58,7 +58,7 @@ def _blend(layer: nn.Module, norm: nn.Module | None, function: nn.Module) -> lis
 
 def _plain(layer: nn.Module, norm: nn.Module | None) -> list[nn.Module]:
     """Return an identity, with a batch norm that is one where the layer has one."""
-    made = _like(layer, _width(layer), _width(layer), bias=not isinstance(norm, _BatchNorm))
+    made = _like(layer, _width(layer), _width(layer), bias=getattr(layer, "bias", None) is not None)
     _centre(made, torch.eye(_width(layer), dtype=torch.float64))
     if not isinstance(norm, _BatchNorm):
         return [made]

@@ -136,6 +136,7 @@ def _through(first: Draft, second: Draft) -> Draft:
     return replace(
         second,
         source=first.source,
+        source_groups=first.source_groups,
         origin=origin,
         coupled=first.coupled and second.coupled,
         computed=first.computed or second.computed,
