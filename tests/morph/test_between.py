@@ -163,7 +163,7 @@ RULED_OUT: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     "an activation of another kind": (
         plain,
         lambda: plain(act=nn.SiLU),
-        "the source runs relu twice, the target never, which has silu instead",
+        "the source runs relu twice, the target never, and silu more often",
     ),
     "fewer layers": (plain, lambda: plain((8,)), "the source runs relu twice, the target once"),
     "fewer blocks": (residual, lambda: residual(depth=1), "the source runs relu 3 times, the target twice"),

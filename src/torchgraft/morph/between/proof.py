@@ -48,11 +48,11 @@ def _operators(source: Run, target: Run) -> Iterator[str]:
         Counter(_kind(run, step) for step in run.flow.steps if step.name.rstrip("_") in _KEPT)
         for run in (source, target)
     ]
-    others = [name for name, count in counts[1].items() if count > counts[0][name]]
+    more = sorted(name for name, count in counts[1].items() if count > counts[0][name])
+    instead = f", and {' and '.join(more)} more often" if more else ""
     for name, count in counts[0].items():
         left = counts[1][name]
         if left < count:
-            instead = f", which has {' and '.join(sorted(others))} instead" if others and not left else ""
             yield f"the source runs {name} {_times(count)}, the target {_times(left)}{instead}: no edit takes one away"
 
 

@@ -137,14 +137,15 @@ def deepen(model: nn.Module, path: str, *, kind: str | None = None, **options: U
     return _edited(model, "deepen", path, options, kind=kind)
 
 
-def insert_block(model: nn.Module, path: str, block: nn.Module, **options: Unpack[EditOptions]) -> Edited:
+def insert_block(model: nn.Module, path: str, block: nn.Module | str, **options: Unpack[EditOptions]) -> Edited:
     """Put a module of your own behind another one; the transfer makes it add nothing, where its structure allows that.
 
     Args:
         model: left as it is, unless ``inplace=True``.
         path: of the module that it comes after: in an ``nn.Sequential`` or ``nn.ModuleList`` as its next part,
             elsewhere in an ``nn.Sequential`` with it.
-        block: a residual block, or layers behind an activation that lets them be the identity; copied.
+        block: a residual block, or layers behind an activation that lets them be the identity; copied. By a path, the
+            model's own.
         options: see :func:`apply_edits`.
 
     Raises:
