@@ -69,6 +69,16 @@ def deviation(source: nn.Module, other: nn.Module) -> float:
         return float((other(IMAGES) - expected).abs().max() / expected.abs().max())
 
 
+def pooled(*stages: int) -> Any:
+    """Stages of like convolutions, a pooling behind each."""
+    parts: list[nn.Module] = [nn.Conv2d(3, 6, 1)]
+    for depth in stages:
+        for _ in range(depth):
+            parts += [nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
+        parts.append(nn.MaxPool2d(2))
+    return shaken(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)))
+
+
 PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
     "itself": (plain, plain, []),
     "wider": (plain, lambda: plain((12, 16)), ["widen 0 width=12", "widen 3 width=16"]),
@@ -86,6 +96,11 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
             "widen 3.0 width=6",
             "widen 4 width=10",
         ],
+    ),
+    "deeper stages of like layers": (
+        lambda: pooled(1, 2),
+        lambda: pooled(2, 3),
+        ["deepen 5 kind=identity", "deepen 1 kind=identity"],
     ),
     "more blocks": (residual, lambda: residual(depth=4), ["stack 2 depth=4"]),
     "wider blocks and stream": (

@@ -51,6 +51,7 @@ class _Pattern:
 #: Where an alignment comes from: uses of the source and of the target before, and what was inserted since.
 _Step = tuple[int, int, Insertion | None]
 
+_ELSEWHERE = 3.0  # a like layer behind another pooling: a block may have been put between them
 # Costs: what cannot be explained is dearer than any explanation, a whole block cheaper than layer by layer, and what
 # the source has cheaper than what only the target has.
 _COPY, _OTHER, _LAYER, _GRAFT, _RESIZED = 1.0, 1.1, 1.5, 2.0, 0.01
@@ -114,10 +115,11 @@ def _price(mine: Use, other: Use) -> float:
 
 
 def _resized(mine: Use, other: Use) -> float:
+    moved = 0.0 if mine.before == other.before else _ELSEWHERE
     if mine.shapes == other.shapes:
-        return 0.0
+        return moved
     pairs = (pair for shapes in zip(mine.shapes, other.shapes, strict=False) for pair in zip(*shapes, strict=False))
-    return _RESIZED * sum(a != b for a, b in pairs)
+    return moved + _RESIZED * sum(a != b for a, b in pairs)
 
 
 def _patterns(source: Run) -> dict[int, list[_Pattern]]:
@@ -201,10 +203,10 @@ def _like(use: Use, dense: bool = False) -> Use:
     weight = use.shapes[0]
     biases = ((weight[0],),) if dense or len(use.shapes) > 1 else ()
     if use.name != "convolution":
-        return Use("addmm" if biases else "mm", use.keys, ((weight[0],) * 2, *biases), (False,))
+        return Use("addmm" if biases else "mm", use.keys, ((weight[0],) * 2, *biases))
     kernel = tuple(min(size, 3) if size % 2 else 1 for size in weight[2:])
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     grouped = bool(use.fixed[-1]) and not dense
     inputs = weight[1] if grouped else weight[0]
-    fixed = (False, ones, ones, False, zeros, grouped)
+    fixed = (ones, ones, False, zeros, grouped)
     return Use(use.name, use.keys, ((weight[0], inputs, *kernel), *biases), fixed)

@@ -103,7 +103,7 @@ def _change(use: Use, twin: Use | None) -> str:
 def _settings(use: Use) -> str:
     if use.name != "convolution":
         return str(use.fixed)
-    _, stride, dilation, _, excess, grouped = use.fixed
+    stride, dilation, _, excess, grouped = use.fixed
     told = [f"stride {'×'.join(map(str, stride))}"]
     told += [f"dilation {'×'.join(map(str, dilation))}"] if set(dilation) != {1} else []
     told += ["padded"] if any(excess) else []

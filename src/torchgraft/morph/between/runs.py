@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups, example_inputs
 from torchgraft.axes.flow import LAYOUT, Flow
@@ -23,14 +25,16 @@ from torchgraft.morph.edits.draft import Draft, Inputs
 class Use:
     """One operator that reads stored tensors.
 
-    ``keys`` and ``shapes`` are those of the tensors, the weight first. ``fixed`` is what no edit changes: whether the
-    picture was rolled before, and of a convolution stride, dilation, and by how much its padding keeps the size.
+    ``keys`` and ``shapes`` are those of the tensors, the weight first. ``fixed`` is what no edit changes: of a
+    convolution stride, dilation, and by how much its padding keeps the size. ``before`` are the poolings and shifts
+    since the last use, which tell like layers of different places apart.
     """
 
     name: str
     keys: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     fixed: tuple[Any, ...] = ()
+    before: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -53,7 +57,8 @@ class Run:
 
     def regular(self, paths: Iterable[str]) -> frozenset[str]:
         """Return those of some modules that give what they read in the same shape."""
-        draft = Draft(self.model, self.model, {}, self.inputs, self.groups)
+        hollow = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), self.inputs)
+        draft = Draft(self.model, self.model, {}, hollow, self.groups)
         parents = dict.fromkeys(path.rpartition(".")[0] for path in paths)
         return frozenset(path for parent in parents for path in regular_blocks(draft, parent))
 
@@ -61,6 +66,10 @@ class Run:
     def flow(self) -> Flow:
         """The whole run."""
         return self.groups.flow
+
+
+# Operators without weights that a block begins with, or that stand between stages.
+_PLACES = frozenset(("roll", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d"))
 
 
 def run_of(model: nn.Module, inputs: Inputs) -> Run:
@@ -72,14 +81,14 @@ def run_of(model: nn.Module, inputs: Inputs) -> Run:
     groups = axis_groups(model, *inputs)
     shapes = {key: tuple(map(size_of, row)) for key, row in groups.axes.items()}
     uses = []
-    rolled = False  # what shifts its windows is another block than what does not
+    before: list[str] = []
     for step in groups.flow.steps:
         keys = () if step.name in LAYOUT else _keys(groups.flow, step)
-        rolled = rolled or step.name == "roll"
+        before += [step.name] if step.name in _PLACES else []
         if keys:
             held = tuple(shapes[key] for key in keys)
-            uses.append(Use(step.name.rstrip("_"), keys, held, (rolled, *_fixed(step, held[0]))))
-            rolled = False
+            uses.append(Use(step.name.rstrip("_"), keys, held, _fixed(step, held[0]), tuple(before)))
+            before = []
     return Run(model, groups, tuple(uses), inputs)
 
 

@@ -124,24 +124,23 @@ def _deeper(search: Search, target: Run) -> Search:
     """Insert what the target has more of, from the end, so that what stands before keeps its path."""
     refused: set[Insertion] = set()
     reasons: list[str] = []
-    while True:
-        found = align(search.run, target, refused)
-        if not found.whole:
-            return replace(search, obstacles=tuple(reasons or _told(found)))
-        if not found.insertions:
-            return search
+    found = align(search.run, target)
+    while found.whole and found.insertions:
         last = found.insertions[-1]
         row = Insertion("stack", last.path.rpartition(".")[0], "")
         edit = _insertion(search.run, found, stacked=row not in refused)
         try:
             made = _edited(search, edit)
-            if len(align(made.run, target, refused).insertions) >= len(found.insertions):
+            left = align(made.run, target, refused)
+            if len(left.insertions) >= len(found.insertions):
                 raise MorphError("it does not bring the target nearer")
         except GraftError as error:
             refused.add(row if edit.name == "stack" else last)
             reasons.append(f"{text_of(edit)}: {error}")
+            found = align(search.run, target, refused)
         else:
-            search = made
+            search, found = made, left
+    return search if found.whole else replace(search, obstacles=tuple(reasons or _told(found)))
 
 
 def _insertion(run: Run, found: Alignment, *, stacked: bool) -> Edit:
