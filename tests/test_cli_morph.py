@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,18 @@ from torch import nn
 
 from torchgraft import morph
 from torchgraft.cli import app
-from torchgraft.cli.morphing import edit_of
+from torchgraft.morph.between import edit_of
 
 NAME = "python:test_cli_morph:perceptron"
+
+
+LARGER = "python:test_cli_morph:larger"
+
+
+def larger() -> nn.Module:
+    """A model to arrive at, in which layers have names of their own."""
+    layers = {"stem": nn.Linear(4, 12), "act": nn.ReLU(), "inner": nn.Linear(12, 9), "last": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"head": nn.Linear(9, 3)}))
 
 
 def perceptron() -> nn.Module:
@@ -76,13 +86,16 @@ def test_edits_are_told_as_json_and_read_again(folder: Path) -> None:
         (("--edit", "narrow 0 width=4"), "approximate"),
         (("--edits", "missing.json"), "missing.json"),
         (("--edits", "object.json"), "holds no list of edits"),
-        (("--edits", "words.json"), "holds no list of edits"),
-        (("--edits", "deep.json"), "holds no list of edits"),
+        (("--edits", "words.json"), "'widen' is no edit"),
+        (("--edits", "deep.json"), "is no edit"),
         (("--edits", "odd.json"), "is no edit"),
+        (("--to", LARGER, "--approximate"), "leave --approximate out"),
+        (("--to", "timm:no_such_model"), "no_such_model"),
+        (("--to", LARGER, "--edit", "widen 0 width=12"), "the edited model is no Sequential"),
     ],
 )
 def test_a_refusal_is_one_line_and_nothing_is_written(folder: Path, arguments: tuple[str, ...], told: str) -> None:
-    for name, text in (("object", "{}"), ("words", "widen 0"), ("deep", "[" * 100_000), ("odd", '["widen"]')):
+    for name, text in (("object", "{}"), ("words", "widen"), ("deep", "[" * 100_000), ("odd", '["widen"]')):
         Path(f"{name}.json").write_text(text)
     result = run(NAME, *arguments, "-o", "new.safetensors")
     assert result.exit_code == 2 and told in result.stderr and result.stdout == ""
@@ -99,3 +112,40 @@ def test_an_inexact_edit_on_request_tells_its_deviation(folder: Path) -> None:
 def test_an_edit_is_read_from_text() -> None:
     assert edit_of("add_branch . graph=s>t:1x1") == morph.Edit("add_branch", "", {"graph": "s>t:1x1"})
     assert edit_of("split a.b parts=[1,2]").arguments == {"parts": [1, 2]}
+
+
+def test_a_target_is_asked_for_and_its_script_is_run_again(folder: Path) -> None:
+    asked = run("old.safetensors", "--source", NAME, "--to", LARGER)
+    lines = ["# old.safetensors → python:test_cli_morph:larger: 3 edits", "deepen 0 kind=identity", "widen 0 width=12"]
+    assert (asked.exit_code, asked.stderr, asked.stdout.splitlines()) == (0, "", [*lines, "widen 2.0 width=9"])
+    Path("script.txt").write_text(asked.stdout)
+    run("old.safetensors", "--source", NAME, "--edits", "script.txt", "-o", "edited.safetensors")
+    model, x = rebuilt("edited.safetensors"), torch.randn(5, 4)
+    assert torch.allclose(model(x), perceptron()(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [(), ("--edits", "script.json")])
+def test_a_target_is_written_under_its_own_names(folder: Path, given: tuple[str, ...]) -> None:
+    script = run("old.safetensors", "--source", NAME, "--to", LARGER, "--json").stdout
+    Path("script.json").write_text(script)
+    result = run("old.safetensors", "--source", NAME, "--to", LARGER, *given, "-o", "new.safetensors")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "widen 2.0 width=9" in result.stdout and result.stdout.endswith("wrote new.safetensors\n")
+    model, x = larger(), torch.randn(5, 4)
+    model.load_state_dict(load_file("new.safetensors"))
+    assert torch.allclose(model(x), perceptron()(x), atol=1e-6)
+    with safe_open("new.safetensors", "pt") as opened:
+        assert json.loads(opened.metadata()["torchgraft.edits"]) == json.loads(script)["edits"]
+
+
+def test_a_target_out_of_reach_is_told_and_nothing_is_written(folder: Path) -> None:
+    result = run(LARGER, "--to", NAME, "-o", "new.safetensors")
+    assert (result.exit_code, result.stderr) == (1, "") and not Path("new.safetensors").exists()
+    assert "out of reach\n# the source runs relu twice, the target once" in result.stdout
+    told = json.loads(run(LARGER, "--to", NAME, "--json").stdout)
+    assert told["reachable"] is False and told["edits"] == [] and told["output"] is None
+
+
+def test_edits_without_a_file_to_write_are_refused(folder: Path) -> None:
+    result = run(NAME, "--edit", "widen 0 width=12")
+    assert result.exit_code == 2 and "give -o OUT.safetensors" in result.stderr

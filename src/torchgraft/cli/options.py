@@ -113,10 +113,10 @@ def target_option(command: Command) -> Command:
     return cast(Command, click.argument("target", metavar="TARGET", required=False)(option(chosen)))
 
 
-def weights_option(told: str) -> Callable[[Command], Command]:
+def weights_option(told: str, *, required: bool = True) -> Callable[[Command], Command]:
     """Take the file that weights are written to; ``told`` is the help."""
     kind = click.Path(path_type=Path)
-    return click.option("-o", "--output", required=True, type=kind, metavar="OUT.safetensors", help=told)
+    return click.option("-o", "--output", required=required, type=kind, metavar="OUT.safetensors", help=told)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")

@@ -7,7 +7,7 @@ __all__ = ["Alignment", "Insertion", "align"]
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torchgraft.axes.flow import BATCH_NORMS, PRODUCTS
+from torchgraft.axes.operators import BATCH_NORMS, PRODUCTS
 from torchgraft.morph.between.runs import Run, Use, fits, parts_of
 
 

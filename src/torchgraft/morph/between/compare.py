@@ -152,8 +152,7 @@ def _note(walk: _Walk, value: int, text: str) -> None:
 
 
 def _name(step: Step) -> str:
-    name = step.name.rstrip("_")
-    return "view" if name in _VIEWS else name
+    return "view" if step.operator in _VIEWS else step.operator
 
 
 def _counts(setting: Any) -> bool:
@@ -171,7 +170,7 @@ def _number(walk: _Walk, setting: Any) -> Any:
 def named(run: Run, step: Step) -> str:
     """Return the class of the module that does nothing but one step, or the operator's name."""
     name = run.flow.classes.get(step.path, "")
-    return name if name and not name.startswith("Identity") else step.name.strip("_").removeprefix("native_")
+    return name if name and not name.startswith("Identity") else step.operator.lstrip("_").removeprefix("native_")
 
 
 def _told(run: Run, step: Step, settings: bool = False) -> str:

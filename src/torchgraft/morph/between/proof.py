@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from torchgraft.axes.flow import PRODUCTS
+from torchgraft.axes.operators import PRODUCTS
 from torchgraft.axes.steps import Step
 from torchgraft.morph.between.runs import Run, Use, fits
 
@@ -45,7 +45,7 @@ def _outputs(source: Run, target: Run) -> Iterator[str]:
 
 def _operators(source: Run, target: Run) -> Iterator[str]:
     counts = [
-        Counter(_kind(run, step) for step in run.flow.steps if step.name.rstrip("_") in _KEPT)
+        Counter(_kind(run, step) for step in run.flow.steps if step.operator in _KEPT)
         for run in (source, target)
     ]
     more = sorted(name for name, count in counts[1].items() if count > counts[0][name])
@@ -58,7 +58,7 @@ def _operators(source: Run, target: Run) -> Iterator[str]:
 
 def _kind(run: Run, step: Step) -> str:
     """Return an operator with what no edit changes of it."""
-    name = step.name.rstrip("_")
+    name = step.operator
     told = {"max_pool2d_with_indices": "max_pool2d", "_softmax": "softmax"}.get(name, name)
     if name in ("hardtanh", "leaky_relu", "elu", "gelu", "max_pool2d_with_indices", "avg_pool2d"):
         numbers = [one for one in step.settings if isinstance(one, int | float | tuple)]

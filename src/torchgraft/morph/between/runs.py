@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups, example_inputs
-from torchgraft.axes.flow import LAYOUT, Flow
+from torchgraft.axes.flow import Flow
+from torchgraft.axes.operators import LAYOUT
 from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
 from torchgraft.errors import InputsError, RunError
@@ -87,7 +88,7 @@ def run_of(model: nn.Module, inputs: Inputs) -> Run:
         before += [step.name] if step.name in _PLACES else []
         if keys:
             held = tuple(shapes[key] for key in keys)
-            uses.append(Use(step.name.rstrip("_"), keys, held, _fixed(step, held[0]), tuple(before)))
+            uses.append(Use(step.operator, keys, held, _fixed(step, held[0]), tuple(before)))
             before = []
     return Run(model, groups, tuple(uses), inputs)
 

@@ -75,7 +75,7 @@ class Script:
     def to_dict(self) -> dict[str, Any]:
         """Return the script as plain data."""
         told = {"source": self.source, "target": self.target, "reachable": self.reachable}
-        edits = [json.loads(edit.to_json()) for edit in self.edits]
+        edits = [edit.to_dict() for edit in self.edits]
         return {**told, "edits": edits, "obstacles": list(self.obstacles)}
 
     def to_json(self) -> str:
@@ -92,7 +92,7 @@ class Script:
         try:
             held = json.loads(text)
             names = str(held["source"]), str(held["target"])
-            edits = tuple(Edit.from_json(json.dumps(one)) for one in held["edits"])
+            edits = tuple(map(Edit.from_dict, held["edits"]))
             if not isinstance(held["reachable"], bool | None):
                 raise TypeError(f"reachable is {held['reachable']!r}")
             return cls(*names, held["reachable"], edits, tuple(map(str, held["obstacles"])))

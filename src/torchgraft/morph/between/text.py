@@ -73,8 +73,11 @@ def edits_of(text: str) -> list[Edit]:
     if text.lstrip()[:1] not in ("[", "{"):
         lines = map(str.strip, text.splitlines())
         return [edit_of(line) for line in lines if line and not line.startswith("#")]
-    held = json.loads(text)
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON at all, or nested without end
+        raise MorphError(f"{text[:60]!r} is no edit: write one a line, or what Script.to_json gives") from error
     rows = held.get("edits") if isinstance(held, dict) else held
     if not isinstance(rows, list):
-        raise MorphError("the text holds no list of edits: write one edit a line, or what Script.to_json gives")
-    return [Edit.from_json(json.dumps(one)) for one in rows]
+        raise MorphError("the file holds no list of edits: write one edit a line, or what Script.to_json gives")
+    return [Edit.from_dict(one) for one in rows]
