@@ -45,8 +45,7 @@ def _outputs(source: Run, target: Run) -> Iterator[str]:
 
 def _operators(source: Run, target: Run) -> Iterator[str]:
     counts = [
-        Counter(_kind(run, step) for step in run.flow.steps if step.operator in _KEPT)
-        for run in (source, target)
+        Counter(_kind(run, step) for step in run.flow.steps if step.operator in _KEPT) for run in (source, target)
     ]
     more = sorted(name for name, count in counts[1].items() if count > counts[0][name])
     instead = f", and {' and '.join(more)} more often" if more else ""
