@@ -6,6 +6,7 @@ __all__ = ["Alignment", "Insertion", "align"]
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import log2
 
 from torchgraft.axes.operators import BATCH_NORMS, PRODUCTS
 from torchgraft.morph.between.runs import Run, Use, fits, parts_of
@@ -119,7 +120,7 @@ def _resized(mine: Use, other: Use) -> float:
     if mine.shapes == other.shapes:
         return moved
     pairs = (pair for shapes in zip(mine.shapes, other.shapes, strict=False) for pair in zip(*shapes, strict=False))
-    return moved + _RESIZED * sum(a != b for a, b in pairs)
+    return moved + _RESIZED * sum(abs(log2(b / a)) for a, b in pairs)
 
 
 def _patterns(source: Run) -> dict[int, list[_Pattern]]:

@@ -34,12 +34,13 @@ ModelLike = nn.Module | str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """Where a search stands: the model after ``edits``, and what no edit was found for.
+    """Where a search stands: the run after ``edits`` of the source, and what no edit was found for.
 
     ``target`` is the target with values, whose blocks may be taken.
     """
 
     run: Run
+    source: nn.Module
     target: nn.Module
     inputs: Inputs
     seed: int
@@ -77,7 +78,7 @@ def between(source: ModelLike, target: ModelLike, *, inputs: Any = None, certify
     impossible = ruled_out(mine, other)
     if impossible:
         return replace(script, reachable=False, obstacles=impossible)
-    search = _searched(Search(mine, _valued(models[1], seed), found, seed), other)
+    search = _searched(Search(mine, model, _valued(models[1], seed), found, seed), other)
     if search.obstacles:
         return replace(script, obstacles=search.obstacles)
     if certify and search.edits:
@@ -117,7 +118,10 @@ def _searched(search: Search, target: Run) -> Search:
         search = stage(search, target)
         if search.obstacles:
             return search
-    return replace(search, obstacles=compare(search.run, target).differences)
+    found = compare(search.run, target)
+    if found.differences and not compare(search.run, target, epsilons=False).differences:
+        found = compare(_replayed(search), target)  # a target may have the epsilons that the edits make
+    return replace(search, obstacles=found.differences)
 
 
 def _deeper(search: Search, target: Run) -> Search:
@@ -186,6 +190,8 @@ def _wider(search: Search, target: Run) -> Search:
         reasons = []
         for edit in edits:
             try:
+                if edit in search.edits:
+                    raise MorphError(f"{text_of(edit)} did not bring what it is for")
                 search = _edited(search, edit)
                 break
             except GraftError as error:
@@ -195,6 +201,14 @@ def _wider(search: Search, target: Run) -> Search:
     return search
 
 
+def _replayed(search: Search) -> Run:
+    """Return the run of the source after all edits, with the epsilons that wider norms need."""
+    positional, named = search.inputs
+    edits = with_blocks(search.edits, search.target)
+    made = apply_edits(search.source, edits, inputs=named or positional, certify=False, seed=search.seed)
+    return run_of(made.model, search.inputs)
+
+
 def _edited(search: Search, edit: Edit) -> Search:
     """Make one edit, without measuring it.
 
@@ -202,9 +216,8 @@ def _edited(search: Search, edit: Edit) -> Search:
         MorphError: it cannot be made, or would change the function.
     """
     positional, named = search.inputs
-    inputs = named if named else positional
     edits = with_blocks([edit], search.target)
-    made = apply_edits(search.run.model, edits, inputs=inputs, certify=False, seed=search.seed)
+    made = apply_edits(search.run.model, edits, inputs=named or positional, certify=False, seed=search.seed)
     coupled = edit.name != "deepen" or edit.arguments.get("kind") == "identity"
     if coupled and made.report.plan.exact is False:
         raise MorphError(f"{text_of(edit)} would change the function: {'; '.join(made.report.plan.obstacles)}")

@@ -58,7 +58,7 @@ def _heads(run: Run, term: Term) -> tuple[int, int] | None:
     for part in _products(term):
         counts = [one.size for one in part.factors if isinstance(one, Atom) and roles[one.number] == "heads"]
         if counts:
-            return prod(counts), size_of(part) // prod(counts)
+            return prod(counts), size_of(part.factors[-1])
     alone = [atom for atom in atoms_of(term) if roles[atom.number] == "heads"]
     return (alone[0].size, 1) if alone else None
 
