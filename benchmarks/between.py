@@ -105,9 +105,9 @@ PAIRS: Mapping[str, tuple[Make, Make, Any]] = {
         torch.randn(SMALL),
     ),
     "swin_tiny → swin_small": (
-        partial(timm_model, "swin_tiny_patch4_window7_224", img_size=64, window_size=4),
-        partial(timm_model, "swin_small_patch4_window7_224", img_size=64, window_size=4),
-        torch.randn(SMALL),
+        partial(timm_model, "swin_tiny_patch4_window7_224", img_size=128, window_size=4),
+        partial(timm_model, "swin_small_patch4_window7_224", img_size=128, window_size=4),
+        torch.randn(2, 3, 128, 128),
     ),
     "GPT-2, 2 layers of 32 → 4 of 48": (
         partial(language_model, "gpt2", 32, 2, 2),
@@ -153,7 +153,7 @@ def row(name: str) -> str:
     filled = script.into(source, target, inputs=inputs)
     measured = None if filled.certificate is None else filled.certificate.deviation()
     apart = f"{measured.relative:.1e}" if measured else "not measured"
-    return f"| {name} | {len(script.edits)} edits | {told} | {took:.1f} s | {apart} |"
+    return f"| {name} | {len(script.edits)} edit{'s' if len(script.edits) > 1 else ''} | {told} | {took:.1f} s | {apart} |"
 
 
 def main() -> None:

@@ -137,6 +137,7 @@ class _Known:
     def number(self, tensor: Tensor, *, new: bool = False) -> int:
         """Return the number of a tensor's present value; ``new`` where an operator has just written it."""
         if new or id(tensor) not in self._numbers:
+            self._alive.append(tensor)
             self._numbers[id(tensor)] = self._count
             self._count += 1
         return self._numbers[id(tensor)]

@@ -120,7 +120,7 @@ def _resized(mine: Use, other: Use) -> float:
     if mine.shapes == other.shapes:
         return moved
     pairs = (pair for shapes in zip(mine.shapes, other.shapes, strict=False) for pair in zip(*shapes, strict=False))
-    return moved + _RESIZED * sum(abs(log2(b / a)) for a, b in pairs)
+    return moved + _RESIZED * sum(abs(log2(max(b, 1) / max(a, 1))) for a, b in pairs)
 
 
 def _patterns(source: Run) -> dict[int, list[_Pattern]]:

@@ -9,14 +9,14 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from torchgraft.axes.holes import Arguments
 from torchgraft.errors import MorphError
 from torchgraft.morph.between.compare import compare
 from torchgraft.morph.between.runs import agreed_runs
-from torchgraft.morph.edits.draft import Inputs
 from torchgraft.network import unwrap
 
 
-def fill(edited: nn.Module, target: nn.Module, attributes: Collection[str], inputs: Inputs | None = None) -> None:
+def fill(edited: nn.Module, target: nn.Module, attributes: Collection[str], inputs: Arguments | None = None) -> None:
     """Write the weights of an edited model into a target of the same architecture, whatever its names are.
 
     Args:

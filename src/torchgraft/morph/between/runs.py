@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["Run", "Use", "agreed_runs", "fits", "given_inputs", "parts_of", "run_of"]
+__all__ = ["Run", "Use", "agreed_runs", "fits", "parts_of", "run_of"]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchgraft.axes import AxisGroups, axis_groups, example_inputs
 from torchgraft.axes.flow import Flow
+from torchgraft.axes.holes import Arguments
 from torchgraft.axes.operators import LAYOUT
+from torchgraft.axes.shadow import hollow
 from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
 from torchgraft.errors import InputsError, RunError
 from torchgraft.morph.edits.chain import regular_blocks
-from torchgraft.morph.edits.draft import Draft, Inputs
+from torchgraft.morph.edits.draft import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,11 @@ class Run:
     model: nn.Module
     groups: AxisGroups
     uses: tuple[Use, ...]
-    inputs: Inputs
+    inputs: Arguments
 
     def regular(self, paths: Iterable[str]) -> frozenset[str]:
         """Return those of some modules that give what they read in the same shape."""
-        hollow = tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), self.inputs)
-        draft = Draft(self.model, self.model, {}, hollow, self.groups)
+        draft = Draft(self.model, self.model, {}, tree_map_only(Tensor, hollow, self.inputs), self.groups)
         parents = dict.fromkeys(path.rpartition(".")[0] for path in paths)
         return frozenset(path for parent in parents for path in regular_blocks(draft, parent))
 
@@ -73,7 +73,7 @@ class Run:
 _PLACES = frozenset(("roll", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d"))
 
 
-def run_of(model: nn.Module, inputs: Inputs) -> Run:
+def run_of(model: nn.Module, inputs: Arguments) -> Run:
     """Run a model without values.
 
     Raises:
@@ -124,16 +124,7 @@ def fits(source: Use, target: Use) -> bool:
     )
 
 
-def given_inputs(inputs: Any) -> Inputs | None:
-    """Return inputs as positional and keyword arguments, ``None`` where there are none."""
-    if inputs is None:
-        return None
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
-
-
-def agreed_runs(source: nn.Module, target: nn.Module, given: Inputs | None) -> tuple[Run, Run, Inputs]:
+def agreed_runs(source: nn.Module, target: nn.Module, given: Arguments | None) -> tuple[Run, Run, Arguments]:
     """Run both models on the same inputs: those given, or else what either of them runs on.
 
     Raises:

@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from torchgraft._api import plan
+from torchgraft.axes.inputs import arguments_of
+from torchgraft.axes.shadow import copy_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.between.fill import fill
-from torchgraft.morph.between.runs import given_inputs
 from torchgraft.morph.between.text import text_of
 from torchgraft.morph.edits import Edit, Edited, apply_edits
-from torchgraft.morph.edits.copies import copied
 from torchgraft.morph.edits.draft import module_at
 from torchgraft.network import unwrap
 from torchgraft.verify import verify
@@ -113,7 +113,7 @@ class Script:
         if not self.reachable:
             raise MorphError(f"{self.source} → {self.target} has no edits to replay: {'; '.join(self.obstacles)}")
         if not self.edits:  # both are the same but for names
-            return Edited(copied(unwrap(source)), (), (), None)
+            return Edited(copy_of(unwrap(source)), (), (), None)
         return replace(apply_edits(source, with_blocks(self.edits, target), **options), edits=self.edits)
 
     def into(
@@ -133,7 +133,7 @@ class Script:
         """
         made = self.replay(source, target, inputs=inputs, certify=certify, seed=seed)
         epsilons = {one.attribute for report in made.reports for one in report.plan.settings}
-        fill(made.model, target, epsilons, given_inputs(inputs))
+        fill(made.model, target, epsilons, None if inputs is None else arguments_of(inputs))
         if not certify:
             return replace(made, model=target)
         certificate = verify(source, target, plan(source, target), inputs)

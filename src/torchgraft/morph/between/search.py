@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchgraft.axes.holes import Arguments
+from torchgraft.axes.inputs import arguments_of
 from torchgraft.axes.shadow import copy_of
 from torchgraft.errors import GraftError, MorphError
 from torchgraft.io import resolve
 from torchgraft.morph.between.alignment import Alignment, Insertion, align
 from torchgraft.morph.between.compare import compare
 from torchgraft.morph.between.proof import ruled_out
-from torchgraft.morph.between.runs import Run, agreed_runs, given_inputs, parts_of, run_of
+from torchgraft.morph.between.runs import Run, agreed_runs, parts_of, run_of
 from torchgraft.morph.between.script import TARGET, Script, with_blocks
 from torchgraft.morph.between.sizes import kernel_edits, width_edits
 from torchgraft.morph.between.text import text_of
 from torchgraft.morph.edits import Edit, apply_edits
-from torchgraft.morph.edits.draft import Inputs
 from torchgraft.network import unwrap
 from torchgraft.plan import Report
 
@@ -42,7 +43,7 @@ class Search:
     run: Run
     source: nn.Module
     target: nn.Module
-    inputs: Inputs
+    inputs: Arguments
     seed: int
     edits: tuple[Edit, ...] = ()
     obstacles: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ def between(source: ModelLike, target: ModelLike, *, inputs: Any = None, certify
     name, wanted = (type(model).__name__ if isinstance(one, nn.Module) else str(one) for one, model in given)
     script = Script(name, wanted, None)
     model = _valued(models[0], seed)
-    mine, other, found = agreed_runs(model, models[1], given_inputs(inputs))
+    mine, other, found = agreed_runs(model, models[1], None if inputs is None else arguments_of(inputs))
     impossible = ruled_out(mine, other)
     if impossible:
         return replace(script, reachable=False, obstacles=impossible)
