@@ -115,8 +115,8 @@ PAIRS: Mapping[str, tuple[Make, Make, Any]] = {
         TOKENS,
     ),
     "Llama, 2 layers of 32 → 3 of 48": (
-        partial(language_model, "llama", 32, 2, 2),
-        partial(language_model, "llama", 48, 3, 4),
+        partial(language_model, "llama", 32, 2, 4),
+        partial(language_model, "llama", 48, 3, 6),
         TOKENS,
     ),
     "resnet50 → resnet18": images("resnet50", "resnet18"),
@@ -153,7 +153,8 @@ def row(name: str) -> str:
     filled = script.into(source, target, inputs=inputs)
     measured = None if filled.certificate is None else filled.certificate.deviation()
     apart = f"{measured.relative:.1e}" if measured else "not measured"
-    return f"| {name} | {len(script.edits)} edit{'s' if len(script.edits) > 1 else ''} | {told} | {took:.1f} s | {apart} |"
+    number = f"{len(script.edits)} edit{'s' if len(script.edits) > 1 else ''}"
+    return f"| {name} | {number} | {told} | {took:.1f} s | {apart} |"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from torchgraft.axes import AxisGroups, Member, axis_groups, probe
+from torchgraft.axes.trace import _Known
 
 
 class Residual(nn.Module):
@@ -397,3 +399,12 @@ def test_depth_does_not_silence_what_comes_first() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks, nn.Conv2d(8, 4, 1))
     proof = probe(module, axis_groups(module), [torch.randn(1, 3, 8, 8)], singles=25)
     assert proof.probed == 25 and proof.holds
+
+
+def test_values_of_a_run_stay_alive_once_they_have_a_number() -> None:
+    """The identity of a tensor that is gone may be given to the next one, which would then be taken for it."""
+    known, tensor = _Known(), torch.empty(1)
+    seen = weakref.ref(tensor)
+    known.number(tensor)
+    del tensor
+    assert seen() is not None

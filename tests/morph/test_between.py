@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.builders import same_bits, snapshot
+from tests.morph.test_edits_zoo import EDITS as ZOO
+from tests.morph.test_edits_zoo import MODELS, SMALL
 from torchgraft import MorphError, morph
 from torchgraft.errors import InputsError
 from torchgraft.morph import Edit, Script, between
@@ -101,6 +103,11 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: pooled(1, 2),
         lambda: pooled(2, 3),
         ["deepen 5 kind=identity", "deepen 1 kind=identity"],
+    ),
+    "stages of other widths, deeper": (
+        lambda: plain((8, 8, 12)),
+        lambda: plain((10, 10, 15, 15)),
+        ["deepen 6 kind=identity", "widen 0 width=10", "widen 3 width=10", "widen 6 width=15", "widen 9.0 width=15"],
     ),
     "more blocks": (residual, lambda: residual(depth=4), ["stack 2 depth=4"]),
     "wider blocks and stream": (
@@ -255,6 +262,17 @@ def test_models_without_values_are_decided_and_not_filled() -> None:
         script.into(real, target)
     with pytest.raises(MorphError, match="the edited model is no Sequential"):
         script.into(real, nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2)))
+
+
+@pytest.mark.parametrize("told", [one for one in ZOO if "branches" not in one])
+def test_one_edit_of_a_real_model_is_found_again(told: str, zoo: object) -> None:
+    kind, (name, path, arguments) = told.partition(",")[0], ZOO[told]
+    model = MODELS[kind]()
+    inputs = torch.arange(12).reshape(2, 6) if kind in ("gpt2", "llama") else torch.randn(SMALL)
+    target = morph.apply_edits(model, [Edit(name, path, arguments)], inputs=inputs, certify=False).model
+    script = between(model, target, inputs=inputs, certify=False)
+    assert script.reachable, script
+    assert [edit.name for edit in script.edits] == [name]
 
 
 def test_models_of_other_inputs_are_an_error() -> None:

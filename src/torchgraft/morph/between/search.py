@@ -120,7 +120,7 @@ def _searched(search: Search, target: Run) -> Search:
         if search.obstacles:
             return search
     found = compare(search.run, target)
-    if found.differences and not compare(search.run, target, epsilons=False).differences:
+    if found.differences and search.edits and not compare(search.run, target, epsilons=False).differences:
         found = compare(_replayed(search), target)  # a target may have the epsilons that the edits make
     return replace(search, obstacles=found.differences)
 
@@ -192,7 +192,8 @@ def _wider(search: Search, target: Run) -> Search:
         for edit in edits:
             try:
                 if edit in search.edits:
-                    raise MorphError(f"{text_of(edit)} did not bring what it is for")
+                    told = "the same units are in layers that have other widths in the target"
+                    raise MorphError(f"{text_of(edit)} is undone by what is coupled with it: {told}")
                 search = _edited(search, edit)
                 break
             except GraftError as error:
