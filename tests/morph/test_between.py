@@ -199,7 +199,7 @@ RULED_OUT: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     "a stride": (
         plain,
         lambda: shaken(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), *plain()[1:])),
-        "[stride 1×1 → stride 2×2]",
+        "[stride 1×1 → 2×2]",
     ),
 }
 

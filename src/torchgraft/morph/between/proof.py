@@ -6,6 +6,7 @@ __all__ = ["ruled_out"]
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -81,9 +82,13 @@ def _layers(source: Run, target: Run) -> Iterator[str]:
     changed = [use for use in source.uses if use.keys[0] in twins and not fits(use, twins[use.keys[0]])]
     worst = nowhere or changed or left
     more = f" and {len(worst) - _MOST} more" if len(worst) > _MOST else ""
-    told = ", ".join(f"{use}{_change(use, twins.get(use.keys[0]))}" for use in worst[:_MOST])
-    count = "1 layer" if len(left) == 1 else f"{len(left)} layers"
-    yield f"{count} of the source can have no place in the target as they are or larger: {told}{more}"
+    told = ", ".join(f"{use}{_change(use, twins.get(use.keys[0]))}" for use in worst[:_MOST]) + more
+    if nowhere:
+        count = "1 layer of the source has" if len(nowhere) == 1 else f"{len(nowhere)} layers of the source have"
+        yield f"{count} no place in the target, as they are or larger: {told}"
+    else:
+        count = f"{len(places) - len(left)} of the source's {len(places)} layers"
+        yield f"only {count} can each have a place in the target, as they are or larger; among others: {told}"
 
 
 def _change(use: Use, twin: Use | None) -> str:
@@ -91,7 +96,7 @@ def _change(use: Use, twin: Use | None) -> str:
     if twin is None or fits(use, twin):
         return ""
     if twin.fixed != use.fixed:
-        return f" [{_settings(use)} → {_settings(twin)}]"
+        return f" [{_settings(use, twin)}]"
     shapes = use.shapes[0], twin.shapes[0]
     if shapes[0] != shapes[1]:
         return f" [→ {'×'.join(map(str, shapes[1]))}]"
@@ -99,11 +104,13 @@ def _change(use: Use, twin: Use | None) -> str:
     return f" [{' → '.join(biases)}]" if use.name in PRODUCTS else f" [{use.name} → {twin.name}]"
 
 
-def _settings(use: Use) -> str:
-    if use.name != "convolution":
-        return str(use.fixed)
-    stride, dilation, _, excess, grouped = use.fixed
-    told = [f"stride {'×'.join(map(str, stride))}"]
-    told += [f"dilation {'×'.join(map(str, dilation))}"] if set(dilation) != {1} else []
-    told += ["padded"] if any(excess) else []
-    return " ".join([*told, *(["in groups"] if grouped else [])])
+def _settings(use: Use, twin: Use) -> str:
+    if use.name != "convolution" or twin.name != "convolution":
+        return f"{use.fixed} → {twin.fixed}"
+    names = ("stride", "dilation", "transposed", "padding beyond the same size", "in groups")
+    rows = zip(names, use.fixed, twin.fixed, strict=True)
+    return ", ".join(f"{name} {_number(a)} → {_number(b)}" for name, a, b in rows if a != b)
+
+
+def _number(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, tuple) else "yes" if value else "no"
