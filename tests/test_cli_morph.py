@@ -15,7 +15,7 @@ from torch import nn
 
 from torchgraft import morph
 from torchgraft.cli import app
-from torchgraft.morph.between import edit_of
+from torchgraft.morph import edit_of
 
 NAME = "python:test_cli_morph:perceptron"
 

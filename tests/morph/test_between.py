@@ -18,7 +18,7 @@ from tests.morph.test_edits_zoo import MODELS, SMALL
 from torchgraft import MorphError, morph
 from torchgraft.errors import InputsError
 from torchgraft.morph import Edit, Script, between
-from torchgraft.morph.between import edit_of, edits_of, text_of
+from torchgraft.morph.edits import edit_of, read_edits, text_of
 
 IMAGES = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -159,7 +159,7 @@ def test_a_script_goes_to_text_and_back() -> None:
         Edit("x", "y", {"flag": True, "word": "true", "gap": 'a "b"'}),
     ]
     assert [edit_of(text_of(edit)) for edit in rows] == rows
-    assert edits_of(str(script)) == edits_of(script.to_json()) == list(script.edits)
+    assert read_edits(str(script)) == read_edits(script.to_json()) == list(script.edits)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from torchgraft.cli.options import (
 from torchgraft.cli.terminal import aligned, emit, plain, progress, results
 from torchgraft.errors import MorphError
 from torchgraft.io import resolve, save_safetensors
-from torchgraft.morph import EDITS, Edit, Edited, Script, apply_edits, between
-from torchgraft.morph.between import edit_of, edits_of
+from torchgraft.morph import EDITS, Edit, Edited, Script, apply_edits, between, edit_of
+from torchgraft.morph.edits import read_edits
 
 
 @click.command(short_help="Edit a trained model and keep its function.")
@@ -83,7 +83,7 @@ def morph(
 
     Exit codes: 0 done, 1 no edits lead to --to, 2 refused with one line on stderr.
     """
-    edits = [*(edits_of(read_json_file(file)) if file else ()), *map(edit_of, texts)]
+    edits = [*(read_edits(read_json_file(file)) if file else ()), *map(edit_of, texts)]
     _check(output, source, file, edits, to, given["approximate"])
     with progress(given["quiet"]) as steps:
         steps.begin(f"opening {source}")

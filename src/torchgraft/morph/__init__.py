@@ -35,6 +35,7 @@ from torchgraft.morph.edits import (
     apply_edits,
     branch,
     deepen,
+    edit_of,
     expand_kernel,
     insert_block,
     narrow,
@@ -46,7 +47,7 @@ from torchgraft.morph.edits import (
 from torchgraft.morph.exchange import from_networkx, to_networkx
 from torchgraft.morph.fill import METHODS
 from torchgraft.morph.graph import Edge, Graph
-from torchgraft.morph.growing import Grown, Growth, edit_of, grow
+from torchgraft.morph.growing import Grown, Growth, grow
 from torchgraft.morph.layout import PADDINGS
 from torchgraft.morph.names import NAMES, named
 from torchgraft.morph.normalization import NORMALIZATIONS, calibrate

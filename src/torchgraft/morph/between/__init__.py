@@ -6,7 +6,6 @@ sizes       the edits of kernels and widths that are left
 compare     whether two models are the same computation, names aside
 fill        the weights of an edited model in the target itself
 proof       what rules out every row of edits
-text        edits as lines of text
 script      what was found, replayed and filled into the target
 search      the whole
 """
@@ -15,6 +14,5 @@ from __future__ import annotations
 
 from torchgraft.morph.between.script import Script
 from torchgraft.morph.between.search import between
-from torchgraft.morph.between.text import edit_of, edits_of, text_of
 
-__all__ = ["Script", "between", "edit_of", "edits_of", "text_of"]
+__all__ = ["Script", "between"]

@@ -16,9 +16,9 @@ from torchgraft.axes.inputs import arguments_of
 from torchgraft.axes.shadow import copy_of
 from torchgraft.errors import MorphError
 from torchgraft.morph.between.fill import fill
-from torchgraft.morph.between.text import text_of
 from torchgraft.morph.edits import Edit, Edited, apply_edits
 from torchgraft.morph.edits.draft import module_at
+from torchgraft.morph.edits.texts import text_of
 from torchgraft.network import unwrap
 from torchgraft.verify import verify
 

@@ -23,8 +23,8 @@ from torchgraft.morph.between.proof import ruled_out
 from torchgraft.morph.between.runs import Run, agreed_runs, parts_of, run_of
 from torchgraft.morph.between.script import TARGET, Script, with_blocks
 from torchgraft.morph.between.sizes import kernel_edits, width_edits
-from torchgraft.morph.between.text import text_of
 from torchgraft.morph.edits import Edit, apply_edits
+from torchgraft.morph.edits.texts import text_of
 from torchgraft.network import unwrap
 from torchgraft.plan import Report
 

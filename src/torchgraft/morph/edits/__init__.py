@@ -1,6 +1,6 @@
 """Edits on a trained model: a change of structure on a copy, the coupled transfer into it, and the certificate.
 
-records     edits as data, and what an edit gives
+records, texts      edits as data and as text, and what an edit gives
 draft       the copy, and which of its modules are the model's
 sizes, heads        which groups get which size
 attributes, settings, resize    the copy in other widths
@@ -30,6 +30,7 @@ from torchgraft.morph.edits.functions import (
 from torchgraft.morph.edits.neutral import Residual
 from torchgraft.morph.edits.records import Edit, Edited
 from torchgraft.morph.edits.table import EDITS, apply_edits
+from torchgraft.morph.edits.texts import edit_of, read_edits, text_of
 
 __all__ = [
     "EDITS",
@@ -41,11 +42,14 @@ __all__ = [
     "apply_edits",
     "branch",
     "deepen",
+    "edit_of",
     "expand_kernel",
     "insert_block",
     "narrow",
+    "read_edits",
     "split",
     "stack",
+    "text_of",
     "widen",
     "widen_heads",
 ]

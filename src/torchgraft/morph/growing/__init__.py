@@ -15,6 +15,5 @@ from __future__ import annotations
 from torchgraft.morph.growing.grow import grow
 from torchgraft.morph.growing.records import Grown
 from torchgraft.morph.growing.schedule import Growth
-from torchgraft.morph.growing.texts import edit_of
 
-__all__ = ["Grown", "Growth", "edit_of", "grow"]
+__all__ = ["Grown", "Growth", "grow"]

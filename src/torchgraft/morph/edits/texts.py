@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["edit_of", "edits_of", "text_of"]
+__all__ = ["edit_of", "read_edits", "text_of"]
 
 import json
 import shlex
 from typing import Any
 
 from torchgraft.errors import MorphError
-from torchgraft.morph.edits import Edit
+from torchgraft.morph.edits.records import Edit
 
 
 def edit_of(text: str) -> Edit:
-    """Read an edit in one line: its name, a path (``.`` is the model itself), and arguments.
+    """Read an edit in one line: its name, a path (``.`` is the model itself), and arguments, quoted as in a shell.
 
     Raises:
         MorphError: the text is no edit.
@@ -61,13 +61,13 @@ def text_of(edit: Edit) -> str:
 _QUOTED = frozenset(" \t\n\"'\\")
 
 
-def edits_of(text: str) -> list[Edit]:
+def read_edits(text: str) -> list[Edit]:
     """Read a row of edits: lines of text (what follows ``#`` at the start of one is a remark), JSON, or a script in it.
 
     Raises:
         MorphError: a line is no edit, or the JSON holds none.
 
-    >>> edits_of("# A → B\\ndeepen 0") == edits_of('[{"edit": "deepen", "path": "0"}]')
+    >>> read_edits("# A → B\\ndeepen 0") == read_edits('[{"edit": "deepen", "path": "0"}]')
     True
     """
     if text.lstrip()[:1] not in ("[", "{"):
