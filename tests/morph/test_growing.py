@@ -125,8 +125,8 @@ def test_all_objects_stay_and_training_goes_on(name: str) -> None:
     assert isinstance(model[6], nn.Sequential) and model[0].weight.shape == (12, 2, 5, 5)
     assert [id(one) for one in groups[0]["params"]] == [id(one) for one in model.parameters()]
     assert set(optimizer.state) <= set(model.parameters())
-    assert set(report.joined) == {"6.0.weight", "6.1.weight", "6.1.bias"}
-    assert len(report.optimizers[0].left) == 3 and report.optimizers[0].optimizer == type(optimizer).__name__
+    assert set(report.joined) == {"6.0.weight", "6.0.bias", "6.1.weight", "6.1.bias"}
+    assert len(report.optimizers[0].left) == 4 and report.optimizers[0].optimizer == type(optimizer).__name__
     assert all("silenced" in reason for _, reason in report.optimizers[0].left)
     more = train(model, optimizer, 5)
     assert more[-1] < losses[-1]
@@ -157,9 +157,9 @@ def test_the_report_reads_well() -> None:
     report = grow(model, optimizer, "deepen 0")
     assert str(report).splitlines() == [
         "deepen 0 (exact)",
-        "Adam: 10 of 13 parameters have state from the source (exp_avg, exp_avg_sq, step)",
-        "none for 3.0.weight, 3.1.weight, 3.1.bias: silenced, gives on what it reads, to keep the function",
-        "new in group 0: 3.0.weight, 3.1.weight, 3.1.bias",
+        "Adam: 10 of 14 parameters have state from the source (exp_avg, exp_avg_sq, step)",
+        "none for 3.0.weight, 3.0.bias, 3.1.weight and 1 more: silenced, gives on what it reads, to keep the function",
+        "new in group 0: 3.0.weight, 3.0.bias, 3.1.weight and 1 more",
     ]
     assert repr(report) == "<Grown: deepen 0 (exact)>"
     assert grow(model, optimizer, "widen 0 width=9", certify=False).exact is None
@@ -188,10 +188,11 @@ def test_new_parameters_join_the_group_of_their_sort() -> None:
     report = grow(model, optimizer, ["deepen 0", "widen 4 width=10", "split 9 graph='s>t:1x1 s>t:1x1'"], certify=False)
     assert keys_of(model, optimizer) == [
         ["0.weight", "3.0.weight", "4.weight"],
-        ["0.bias", "1.weight", "1.bias", "3.1.weight", "3.1.bias", "4.bias", "5.weight", "5.bias"],
+        ["0.bias", "1.weight", "1.bias", "3.0.bias", "3.1.weight", "3.1.bias", "4.bias", "5.weight", "5.bias"],
         ["9.edges.s_t.weight", "9.edges.s_t.bias", "9.edges.s_t_again.weight"],
     ]
-    assert report.joined == {"3.0.weight": 0, "3.1.weight": 1, "3.1.bias": 1, "9.edges.s_t_again.weight": 2}
+    names = ("3.0.weight", "3.0.bias", "3.1.weight", "3.1.bias", "9.edges.s_t_again.weight")
+    assert report.joined == dict(zip(names, (0, 1, 1, 1, 2), strict=True))
     kept = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     assert kept == settings
 
@@ -205,7 +206,7 @@ def test_what_is_not_trained_is_not_trained_once_it_is_deeper_and_is_told() -> N
     report = grow(model, optimizer, ["widen 0 width=12", "deepen 0"])
     assert keys_of(model, optimizer) == [["4.weight", "4.bias", "5.weight", "5.bias", "9.weight", "9.bias"]]
     assert not model[0].weight.requires_grad and not report.joined
-    told = "no optimizer holds 3.0.weight, 3.1.weight, 3.1.bias, nor the parameters that they stand beside"
+    told = "no optimizer holds 3.0.weight, 3.0.bias, 3.1.weight, 3.1.bias, nor the parameters that they stand beside"
     assert report.notes == (told,)
 
 
@@ -229,7 +230,7 @@ def test_names_of_parameters_follow() -> None:
     grow(model, optimizer, "deepen 0")
     names = [name for group in optimizer.param_groups for name in group["param_names"]]
     assert names == [f"module.{key}" for key, _ in model.named_parameters()]
-    assert names[4:7] == ["module.3.0.weight", "module.3.1.weight", "module.3.1.bias"]
+    assert names[4:7] == ["module.3.0.weight", "module.3.0.bias", "module.3.1.weight"]
 
 
 def test_several_optimizers() -> None:
@@ -239,7 +240,7 @@ def test_several_optimizers() -> None:
     report = grow(model, [body, head], ["deepen 3", "widen 0 width=9"], certify=False)
     assert [one.optimizer for one in report.optimizers] == ["Adam", "SGD"]
     assert [len(one.moved) for one in report.optimizers] == [8, 2] and not report.notes
-    assert keys_of(model, head) == [["9.weight", "9.bias"]] and len(keys_of(model, body)[0]) == 11
+    assert keys_of(model, head) == [["9.weight", "9.bias"]] and len(keys_of(model, body)[0]) == 12
 
 
 SCHEDULERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
