@@ -96,6 +96,14 @@ def test_pictures_of_timm(zoo: object, name: str, full: int, small: int) -> None
     assert example_inputs(module, small=True)[0][0].shape[-1] == small
 
 
+def test_pictures_of_torchvision(zoo: object) -> None:
+    import torchvision
+
+    with torch.device("meta"):
+        module = torchvision.models.resnet18()
+    assert [example_inputs(module, small=small)[0][0].shape[-1] for small in (False, True)] == [224, 96]
+
+
 def test_arguments_of_transformers(zoo: object) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 

@@ -39,6 +39,13 @@ def test_kinds_that_an_activation_does_not_allow_are_refused() -> None:
         morph.deepen(plain(), "0", kind="other", inputs=IMAGES)
 
 
+def test_a_layer_without_an_activation_gets_one_of_the_model() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Identity(), nn.Dropout(0.1), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
+    deeper = morph.deepen(model.eval(), "0")
+    assert deeper.exact
+    assert [type(one).__name__ for one in deeper.model.modules()].count("GELU") == 2
+
+
 @pytest.mark.parametrize("graph", ["s>t:1x1", "s>a:1x1 a>t:3x3", "s>a:3x3 a>t:1x1 s>t:0.5*id"])
 def test_branches_are_added_beside_a_layer(graph: str) -> None:
     model = plain()

@@ -29,8 +29,8 @@ def candidates(module: nn.Module, small: bool) -> Iterator[Candidate]:
         yield from guess(module, small)
 
 
-def _pictures(channels: int, sides: list[int], small: bool) -> Iterator[Candidate]:
-    for side in sorted(dict.fromkeys(sides), reverse=not small):
+def _pictures(channels: int, sides: list[int]) -> Iterator[Candidate]:
+    for side in sides:
         yield Candidate((Hole((1, channels, side, side)),))
 
 
@@ -45,7 +45,7 @@ def _from_timm(module: nn.Module, small: bool) -> Iterator[Candidate]:
     if isinstance(fixed, tuple) and len(fixed) == 2 and tuple(fixed) != tuple(size[1:]):
         yield Candidate((Hole((1, size[0], *fixed)),))
     if small and not settings.get("fixed_input_size"):
-        yield from _pictures(size[0], [side for side in (96, 128, 160) if side < min(size[1:])], small)
+        yield from _pictures(size[0], [side for side in (96, 128, 160) if side < min(size[1:])])
     yield full
 
 
@@ -62,7 +62,7 @@ def _from_torchvision(module: nn.Module, small: bool) -> Iterator[Candidate]:
             for side in (64, 112, 224) if small else (112, 224):
                 yield Candidate((Hole((1, 3, frames, side, side)),))
     else:
-        yield from _pictures(3, [96, 224, 299] if small else [224, 299, 518, 384], small)
+        yield from _pictures(3, [96, 224, 299] if small else [224, 299, 384, 518])
 
 
 def _from_transformers(module: nn.Module, small: bool) -> Iterator[Candidate]:

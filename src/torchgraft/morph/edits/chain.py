@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Chain", "chain_behind", "is_idempotent", "pair_factor", "regular_blocks", "shapes_at"]
+__all__ = [
+    "Chain",
+    "chain_behind",
+    "is_idempotent",
+    "is_identity",
+    "pair_factor",
+    "regular_blocks",
+    "shapes_at",
+]
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -116,11 +124,11 @@ def chain_behind(draft: Draft, path: str) -> Chain:
         module = parts[name]
         alone = sum(call[0] == name for call in calls) == 1
         if not chain.norm and _is_norm(module):
-            inner = next((part for part in module.children() if is_activation(part) and not _is_identity(part)), None)
+            inner = next((part for part in module.children() if is_activation(part) and not is_identity(part)), None)
             if inner is not None:  # timm's norms hold their activation
                 return Chain(name, name, name, inner, alone)
             chain = Chain(name, name)
-        elif _is_identity(module):
+        elif is_identity(module):
             chain = Chain(name, chain.norm)
         elif is_activation(module):
             return Chain(chain.last, chain.norm, name, module, alone)
@@ -187,7 +195,8 @@ def _on_grid(module: nn.Module, values: Tensor) -> Tensor | None:
     return found if isinstance(found, Tensor) and found.shape == values.shape else None
 
 
-def _is_identity(module: nn.Module) -> bool:
+def is_identity(module: nn.Module) -> bool:
+    """Tell whether a module gives what it reads; dropout does, for what edits are about."""
     found = None if module.training and "drop" in type(module).__name__.lower() else _on_grid(module, _GRID)
     return "drop" in type(module).__name__.lower() or (found is not None and bool((found == _GRID).all()))
 

@@ -26,7 +26,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchgraft.errors import MorphError, choose
 from torchgraft.morph.build import module as morph_module
 from torchgraft.morph.edits.branching import WAYS, Division, divided
-from torchgraft.morph.edits.chain import chain_behind, pair_factor, regular_blocks, shapes_at
+from torchgraft.morph.edits.chain import chain_behind, is_identity, pair_factor, regular_blocks, shapes_at
 from torchgraft.morph.edits.draft import Draft, insert_into, insertions, module_at, put
 from torchgraft.morph.edits.heads import Heads, head_choices, with_heads
 from torchgraft.morph.edits.neutral import NEUTRAL, default_kind
@@ -95,7 +95,9 @@ def deepen(draft: Draft, path: str, kind: str | None = None) -> Iterator[Draft]:
 
 
 def _any_activation(model: nn.Module) -> nn.Module:
-    return next((part for part in model.modules() if not any(part.children()) and pair_factor(part)), nn.ReLU())
+    """Return an activation of the model that comes in pairs; an identity does, too, and is none."""
+    parts = (part for part in model.modules() if not any(part.children()) and not is_identity(part))
+    return next(filter(pair_factor, parts), nn.ReLU())
 
 
 def _ready(parts: Sequence[nn.Module], model: nn.Module, layer: Any) -> nn.Module:
