@@ -321,3 +321,20 @@ def test_new_layers_give_on_what_they_read_in_train_mode_too() -> None:
 
 def test_where_not_all_of_the_source_has_a_place_nothing_is_given_on() -> None:
     assert not tg.plan(plain((4, 6, 8), True), plain((4, 4, 6), True)).passages
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_norms_without_parameters_and_statistics_grow(affine: bool) -> None:
+    def build(width: int) -> nn.Module:
+        norm = nn.InstanceNorm2d(width, affine=affine)
+        body = nn.Conv2d(3, width, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+        return nn.Sequential(*body, nn.BatchNorm2d(width, affine=False), nn.ReLU(), nn.Conv2d(width, 4, 1)).eval()
+
+    torch.manual_seed(0)
+    source, target = build(6), build(9)
+    plan = tg.plan(source, target)
+    tg.apply(plan, source, target)
+    images = torch.randn(2, 3, 8, 8)
+    assert plan.exact
+    assert torch.allclose(source(images), target(images), atol=1e-5)
+    assert tg.transfer(target, build(6)).counts().get("resized", 0) > 0

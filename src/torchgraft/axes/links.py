@@ -100,12 +100,13 @@ def _behind(flow: Flow, module: nn.Module, value: int) -> tuple[Norm | None, str
     while len(readers := flow.readers(value)) == 1:
         step = readers[0]
         if step.name in BATCH_NORMS and norm is None:
-            keys = [flow.parameter(one) for one in step.inputs[1:5]]
-            owner = module.get_submodule((keys[0] or "").rpartition(".")[0])
-            epsilon = getattr(owner, "eps", None)
-            if len(keys) < 4 or None in keys or not isinstance(epsilon, float):
+            keys = [key for one in step.inputs[1:5] if (key := flow.parameter(one)) is not None]
+            if len(keys) < 4:  # an instance norm, say
                 return None, "?"
-            norm = Norm((str(keys[0]), str(keys[1]), str(keys[2]), str(keys[3])), epsilon)
+            epsilon = getattr(module.get_submodule(keys[0].rpartition(".")[0]), "eps", None)
+            if not isinstance(epsilon, float):
+                return None, "?"
+            norm = Norm((keys[0], keys[1], keys[2], keys[3]), epsilon)
         elif step.operator in _ACTIVATIONS:
             return norm, step.operator
         elif step.name not in LAYOUT:
