@@ -128,12 +128,12 @@ def _randomize(model: nn.Module, generator: torch.Generator) -> None:
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                fan = max(1, prod(tensor.shape[1:])) if tensor.ndim > 1 else 1
+                fan = prod(tensor.shape[1:])
                 if name.endswith("running_var"):
                     tensor.copy_(1 + 0.2 * noise.abs())
-                elif tensor.ndim > 1:
+                elif fan > 1:
                     tensor.copy_(noise * (2 / fan) ** 0.5)  # or depth would silence what comes first
-                else:
+                else:  # gains, shifts, scales of whole units
                     tensor.add_(0.1 * noise)
 
 
