@@ -29,7 +29,8 @@ class Result:
 
     ``error`` says why there are no groups, ``reason`` why they are not proven. ``unmovable`` is the share of the
     parameters' numbers of which no axis may move, ``locks`` counts groups by the reason, ``seconds`` is the time that
-    finding the groups took, ``proof_seconds`` that of building and probing, ``seed`` that of the drawn weights.
+    finding the groups took, ``proof_seconds`` that of building and probing, ``seed`` that of the drawn weights,
+    ``limit`` the deviation that rounding explains.
     ``idle``, ``alike`` and ``hidden``: see :class:`torchgraft.axes.Proof`.
     """
 
@@ -44,6 +45,7 @@ class Result:
     error: str = ""
     seed: int = 0
     deviation: float = 0.0
+    limit: float = 1e-10
     probed: int = 0
     silent: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()

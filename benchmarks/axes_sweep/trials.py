@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.axes_sweep.store import Result, Size
 from benchmarks.zoo.models import Case, _suppress_in_python, build, family
-from torchgraft.axes import AxisGroups, axis_groups, example_inputs, probe
+from torchgraft.axes import AxisGroups, Proof, axis_groups, example_inputs, probe
 from torchgraft.axes.terms import atoms_of
 
 _SINGLES = 4
-_EXACT = 1e-10
 # Small pictures that one run amounts to: detectors enlarge theirs, films have many, flow is refined in many steps.
 _PICTURES = {"detection": 50, "video": 8, "optical_flow": 50}
 _SEEDS = 3  # one proof is enough: a fault shows with all weights, a choice between equal scores with some
@@ -77,7 +76,7 @@ def _proven(found: Result, model: nn.Module, groups: AxisGroups, start: float) -
     arguments, options = example_inputs(model, 0, small=True)
     for seed in range(_SEEDS):
         proof = probe(model, groups, arguments, options, seed=seed, singles=_SINGLES)
-        if proof.deviation <= _EXACT:
+        if proof.exact:
             break
     first = {group.number: f"{group.members[0].key}[{group.members[0].axis}]" for group in groups.groups}
     silent = tuple(first[number] for number in proof.silent)
@@ -87,7 +86,7 @@ def _proven(found: Result, model: nn.Module, groups: AxisGroups, start: float) -
         hidden=tuple(f"{member.key}[{member.axis}]" for member in proof.hidden),
         seed=seed, inputs=" ".join("×".join(map(str, one.shape)) for one in _tensors((arguments, options))),
         proof_seconds=round(time.perf_counter() - start, 2),
-        reason="" if proof.holds else _why(proof.deviation, silent),
+        limit=proof.limit, reason="" if proof.holds else _why(proof, silent),
     )  # fmt: skip
 
 
@@ -111,7 +110,7 @@ def _counts(groups: AxisGroups, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _why(deviation: float, silent: tuple[str, ...]) -> str:
-    moved = "" if deviation <= _EXACT else f"moved together, the outputs deviate by {deviation:.1e}"
+def _why(proof: Proof, silent: tuple[str, ...]) -> str:
+    moved = "" if proof.exact else f"moved together, the outputs deviate by {proof.deviation:.1e}"
     alone = f"moved alone, nothing shows: {', '.join(silent)}" if silent else ""
     return "; ".join(filter(None, (moved, alone))) or "no group that was probed can show"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -391,7 +392,27 @@ def test_a_wrong_group_does_not_pass() -> None:
 
     x = torch.randn(PICTURE)
     groups = axis_groups(Plain(), [x])
-    assert probe(Residual(), groups, [x]).deviation > 1e-3
+    proof = probe(Residual(), groups, [x])
+    assert proof.deviation > 1e-3 and proof.limit == 1e-10 and not proof.holds
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_roundings_that_a_model_enlarges_are_measured_and_explain_no_fault(rough: bool) -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 60), nn.Linear(60, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.b(self.a(x).relu())
+            return (1e8 * h).sin() if rough else h  # a last digit becomes the eighth
+
+    module, x = Waves(), torch.randn(5, 3)
+    groups = axis_groups(module)
+    proof = probe(module, groups, [x])
+    assert proof.holds and (proof.limit > 1e-10) == (proof.deviation > 1e-10) == rough
+    torn = replace(groups, groups=tuple(replace(one, members=one.members[:1]) for one in groups.groups))
+    assert not probe(module, torn, [x]).exact
 
 
 def test_depth_does_not_silence_what_comes_first() -> None:

@@ -22,7 +22,9 @@ from torchgraft.axes.shadow import plain_operators
 from torchgraft.network import unwrap
 
 _EXACT = 1e-10  # relative deviation of float64 outputs
-_SHOWN = 1e-8
+_ROUNDINGS = 16  # times what one rounding of every weight does
+_ROUGH = 1e-4  # where roundings do more than that, nothing is shown
+_SHOWN = 100  # times what rounding explains
 _TRIES = 6  # members of a group, until one shows
 
 
@@ -34,6 +36,8 @@ class Proof:
     of the ``probed`` groups, moving one member alone has shown, but for the ``silent`` ones, the ``idle`` ones, which
     no output depends on, and the ``alike`` ones, whose units count but stand in any order in every member (summands).
     ``hidden`` are members that did not show, of groups of which another one did, as the bias of an attention's keys.
+    ``limit`` is the deviation that rounding explains: 1e-10, or more where the model is measured to enlarge roundings.
+    Alone, a member has to show by a hundred times that.
     """
 
     deviation: float
@@ -42,12 +46,18 @@ class Proof:
     idle: tuple[int, ...] = ()
     alike: tuple[int, ...] = ()
     hidden: tuple[Member, ...] = ()
+    limit: float = _EXACT
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether moving units together has not shown."""
+        return self.deviation <= self.limit <= _ROUGH
 
     @property
     def holds(self) -> bool:
         """Tell whether moving units together has not shown, and moving them alone has, wherever it can."""
         shown = self.probed - len(self.idle) - len(self.alike)
-        return self.deviation <= _EXACT and not self.silent and (shown > 0 or not self.probed)
+        return self.exact and not self.silent and (shown > 0 or not self.probed)
 
 
 def probe(
@@ -81,24 +91,40 @@ def probe(
     free = [group for group in groups.free() if group.size > 1]
     moved = {group.number: torch.randperm(group.size, generator=generator).numpy() for group in free}
     deviation = _after(model, groups, moved, [m for group in free for m in group.members], arguments, before)
+    limit = _EXACT if deviation <= _EXACT else max(_EXACT, _ROUNDINGS * _rounding(model, arguments, before, generator))
     tried = [free[i] for i in torch.randperm(len(free), generator=generator)[:singles].tolist()]
     told: dict[str, list[int]] = {"shown": [], "silent": [], "idle": [], "alike": []}
     hidden: list[Member] = []
     for group in tried:
-        verdict, quiet = _alone(model, groups, group, arguments, before)
+        verdict, quiet = _alone(model, groups, group, arguments, before, _SHOWN * limit)
         told[verdict].append(group.number)
         hidden += quiet if verdict == "shown" else []
-    return Proof(deviation, len(tried), tuple(told["silent"]), tuple(told["idle"]), tuple(told["alike"]), tuple(hidden))
+    silent, idle, alike = (tuple(told[verdict]) for verdict in ("silent", "idle", "alike"))
+    return Proof(deviation, len(tried), silent, idle, alike, tuple(hidden), limit)
+
+
+def _rounding(model: nn.Module, arguments: Any, before: Sequence[Tensor], generator: torch.Generator) -> float:
+    """Return the largest relative deviation of the outputs when every weight is rounded up, down, or not."""
+    state = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    kept = {key: tensor.clone() for key, tensor in state.items()}
+    with torch.no_grad():
+        for tensor in state.values():
+            ways = torch.randint(-1, 2, tensor.shape, generator=generator).double()
+            tensor.mul_(1 + ways * torch.finfo(torch.float64).eps)
+        after = _outputs(model, arguments)
+        for key, tensor in kept.items():
+            state[key].copy_(tensor)
+    return _apart(before, after)
 
 
 def _alone(
-    model: nn.Module, groups: AxisGroups, group: Group, arguments: Any, before: Sequence[Tensor]
+    model: nn.Module, groups: AxisGroups, group: Group, arguments: Any, before: Sequence[Tensor], shown: float
 ) -> tuple[str, list[Member]]:
     """Move one member alone, and another one until it shows; return the verdict, and the members that did not show."""
     state = model.state_dict()
     quiet: list[Member] = []
     for member in sorted(group.members, key=lambda member: state[member.key].ndim < 2)[:_TRIES]:  # weights first
-        if not _after(model, groups, {group.number: _turned(group)}, [member], arguments, before) < _SHOWN:
+        if not _after(model, groups, {group.number: _turned(group)}, [member], arguments, before) < shown:
             return "shown", quiet
         quiet.append(member)
     keys = {member.key for member in group.members}
@@ -107,7 +133,7 @@ def _alone(
         for key in keys:
             other = state[key].flatten().roll(1).reshape(state[key].shape)
             state[key].copy_(other * 1.5 if other.is_floating_point() else other)  # numbers of places stay in range
-        counts = not _after(model, groups, {}, [], arguments, before) < _SHOWN
+        counts = not _after(model, groups, {}, [], arguments, before) < shown
         for key, tensor in kept.items():
             state[key].copy_(tensor)
     if counts and len(quiet) == len(group.members):
@@ -189,6 +215,10 @@ def _after(
         after = _outputs(model, arguments)
         for key, tensor in kept.items():
             state[key].copy_(tensor)
+    return _apart(before, after)
+
+
+def _apart(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     if [a.shape for a in before] != [b.shape for b in after]:  # a detector that keeps other boxes
         return float("inf")
     return float(np.max([_deviation(a, b) for a, b in zip(before, after, strict=True)], initial=0.0))
