@@ -26,8 +26,8 @@ Proof, in float64, with all weights drawn anew and the statistics of norms set t
 inputs:
 
 - the units of **all** free groups are permuted at once, in every member: no output may change by more than 1e-10 of its
-  largest number; where a model (linear attention, say) enlarges roundings, by no more than 16 times what one rounding of
-  every weight does;
+  largest number; where a model (linear attention, say) enlarges roundings, by no more than 16 times what one rounding
+  of every weight does;
 - up to four groups, chosen at random, are then moved in **one** member alone, and another one until it shows: an
   output must change by a hundred times that. Two kinds of groups cannot show, and count as such: *idle* ones, which no
   output is computed from (a pooler that is thrown away), and *alike* ones, whose units count but stand in any order in
