@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["arguments_of", "example_inputs", "first_that_runs", "real_dtype"]
+__all__ = ["arguments_of", "example_inputs", "examples", "first_that_runs", "real_dtype"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import torch
@@ -54,9 +54,25 @@ def example_inputs(module: nn.Module, seed: int | None = None, *, small: bool = 
     torch.Size([1, 4])
     """
     module = unwrap(module)
+    return drawn(_runnable(module, seed is not None, small), seed, real_dtype(module))
+
+
+def examples(module: nn.Module) -> Iterator[Arguments]:
+    """Yield what :func:`example_inputs` gives for the seeds 0, 1, and so on; the model is tried once.
+
+    Raises:
+        InputsError: the model runs on nothing that was tried.
+    """
+    module = unwrap(module)
+    guess = _runnable(module, values=True)
+    yield from (drawn(guess, seed, real_dtype(module)) for seed in count())
+
+
+def _runnable(module: nn.Module, values: bool, small: bool = False) -> Candidate:
+    """Return the first guess that a model runs on; where it has ``values``, with these too, if they are asked for."""
     real = cache(lambda: shadow_of(module, values=True))
     shadow = cache(lambda: shadow_of(module))
-    sure = seed is not None and not _hollow(module)
+    sure = values and not _hollow(module)
 
     def run(guess: Candidate, values: bool) -> Candidate:
         if not values:
@@ -65,7 +81,7 @@ def example_inputs(module: nn.Module, seed: int | None = None, *, small: bool = 
             _run(real(), guess, 0)
         return guess
 
-    return drawn(first_that_runs(module, run, small), seed, real_dtype(module))
+    return first_that_runs(module, run, small)
 
 
 def first_that_runs(module: nn.Module, run: Callable[[Candidate, bool], T], small: bool = False) -> T:

@@ -7,6 +7,7 @@ __all__ = ["MODES", "Mode", "agreed_calls", "copied", "run", "told"]
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn.functional import interpolate
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.holes import Arguments
-from torchgraft.axes.inputs import arguments_of, example_inputs
+from torchgraft.axes.inputs import arguments_of, examples
 from torchgraft.axes.precise import Precise
 from torchgraft.axes.shadow import called, copy_of
 from torchgraft.errors import InputsError, RunError, brief
@@ -148,10 +149,11 @@ def agreed_calls(
 def _examples(model: nn.Module, most: int) -> list[Arguments]:
     """Return random inputs, a batch of at least two first; none where none are found."""
     try:
-        first = example_inputs(model, 0)
+        rows = examples(model)
+        first = next(rows)
         size = max(leaf.numel() for leaf in tree_leaves(first) if isinstance(leaf, Tensor))
         count = max(2, min(most, _NUMBERS // max(1, size)))
-        batch = _stacked([first, *(example_inputs(model, seed) for seed in range(1, count))])
+        batch = _stacked([first, *islice(rows, count - 1)])
     except InputsError:
         return []
     return [first] if batch is None else [batch, first]
