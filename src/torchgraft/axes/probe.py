@@ -5,7 +5,8 @@ from __future__ import annotations
 __all__ = ["Proof", "probe"]
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -105,16 +106,21 @@ def probe(
 
 def _rounding(model: nn.Module, arguments: Any, before: Sequence[Tensor], generator: torch.Generator) -> float:
     """Return the largest relative deviation of the outputs when every weight is rounded up, down, or not."""
-    state = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    kept = {key: tensor.clone() for key, tensor in state.items()}
-    with torch.no_grad():
-        for tensor in state.values():
+    with _restored([tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]) as tensors:
+        for tensor in tensors:
             ways = torch.randint(-1, 2, tensor.shape, generator=generator).double()
             tensor.mul_(1 + ways * torch.finfo(torch.float64).eps)
-        after = _outputs(model, arguments)
-        for key, tensor in kept.items():
-            state[key].copy_(tensor)
-    return _apart(before, after)
+        return _apart(before, _outputs(model, arguments))
+
+
+@contextmanager
+def _restored(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Let tensors be changed, and put them back."""
+    kept = [tensor.clone() for tensor in tensors]
+    with torch.no_grad():
+        yield tensors
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.copy_(value)
 
 
 def _alone(
@@ -128,14 +134,11 @@ def _alone(
             return "shown", quiet
         quiet.append(member)
     keys = {member.key for member in group.members}
-    kept = {key: state[key].clone() for key in keys}
-    with torch.no_grad():
-        for key in keys:
-            other = state[key].flatten().roll(1).reshape(state[key].shape)
-            state[key].copy_(other * 1.5 if other.is_floating_point() else other)  # numbers of places stay in range
-        counts = not _after(model, groups, {}, [], arguments, before) < shown
-        for key, tensor in kept.items():
-            state[key].copy_(tensor)
+    with _restored([state[key] for key in keys]) as tensors:
+        for tensor in tensors:
+            other = tensor.flatten().roll(1).reshape(tensor.shape)
+            tensor.copy_(other * 1.5 if other.is_floating_point() else other)  # numbers of places stay in range
+        counts = not _apart(before, _outputs(model, arguments)) < shown
     if counts and len(quiet) == len(group.members):
         return "alike", quiet
     return "idle" if keys <= groups.idle else "silent", quiet
@@ -205,17 +208,12 @@ def _after(
 ) -> float:
     """Return the largest relative deviation of the outputs with the members' units moved; the model is put back."""
     state = model.state_dict()
-    kept: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with _restored([state[key] for key in {member.key for member in members}]):
         for member in dict.fromkeys(members):
             tensor = state[member.key]
-            kept.setdefault(member.key, tensor.clone())
             order = torch.from_numpy(groups.index(member, chosen))
             tensor.copy_(tensor.index_select(member.axis, order))
-        after = _outputs(model, arguments)
-        for key, tensor in kept.items():
-            state[key].copy_(tensor)
-    return _apart(before, after)
+        return _apart(before, _outputs(model, arguments))
 
 
 def _apart(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
