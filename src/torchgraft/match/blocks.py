@@ -10,10 +10,11 @@ __all__ = [
     "inner_scores",
     "layer_scores",
     "offsets",
+    "pairs_inside",
     "score_blocks",
 ]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 
@@ -192,3 +193,11 @@ def block_pairs(blocks: BlockScores, i: int, j: int, starts: tuple[int, int]) ->
         for t in range(first, past):
             if scores[t, s] > 0:
                 yield Pair(starts[0] + int(places[t]), starts[1] + int(others[s]), float(scores[t, s]))
+
+
+def pairs_inside(
+    blocks: BlockScores, places: Iterable[tuple[int, int]], target: Elements, source: Elements
+) -> tuple[Pair, ...]:
+    """Return the pairs of layers of the elements of target and source that are matched, in their order."""
+    starts, others = offsets(target), offsets(source)
+    return tuple(pair for i, j in places for pair in block_pairs(blocks, i, j, (starts[i], others[j])))

@@ -5,22 +5,12 @@ from __future__ import annotations
 __all__ = ["Matcher", "match_bipartite", "match_dp", "match_in_order", "match_nbipartite", "match_random"]
 
 from collections import defaultdict
-from collections.abc import Iterable
 from itertools import product
 from typing import Protocol
 
 import numpy as np
 
-from torchgraft.match.blocks import (
-    BlockScores,
-    Elements,
-    Floats,
-    block_pairs,
-    inner_scores,
-    layer_scores,
-    offsets,
-    score_blocks,
-)
+from torchgraft.match.blocks import Elements, Floats, inner_scores, layer_scores, offsets, pairs_inside, score_blocks
 from torchgraft.match.dp import solve, trace
 from torchgraft.records import Match, Pair
 from torchgraft.score import Scorer
@@ -54,15 +44,7 @@ def match_in_order(
     outer = solve(blocks.values[None], exponent, leading=leading)
     runs = trace(outer, 0, len(target), len(source))
     places = [(i, j) for first, past, j in runs for i in range(first, past) if blocks.values[i, j] > 0]
-    return Match(_inside(blocks, places, target, source), float(outer.value[0, -1, -1]))
-
-
-def _inside(
-    blocks: BlockScores, places: Iterable[tuple[int, int]], target: Elements, source: Elements
-) -> tuple[Pair, ...]:
-    """Return the pairs of layers of blocks that are matched."""
-    starts, others = offsets(target), offsets(source)
-    return tuple(pair for i, j in places for pair in block_pairs(blocks, i, j, (starts[i], others[j])))
+    return Match(pairs_inside(blocks, places, target, source), float(outer.value[0, -1, -1]))
 
 
 def match_bipartite(
@@ -73,7 +55,7 @@ def match_bipartite(
         return Match((), 0.0)
     blocks = score_blocks(target, source, scorer, exponent, mixed=mixed)
     rows, columns, total = _assign(blocks.values)
-    return Match(_inside(blocks, zip(rows, columns, strict=True), target, source), total)
+    return Match(pairs_inside(blocks, zip(rows, columns, strict=True), target, source), total)
 
 
 def match_nbipartite(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from torchgraft.kinds import DIMENSIONAL, output_axis
-from torchgraft.match.blocks import Elements, block_pairs, offsets, score_blocks
+from torchgraft.match.blocks import Elements, pairs_inside, score_blocks
 from torchgraft.match.dp import solve, trace
-from torchgraft.records import Element, Match, Pair
+from torchgraft.records import Element, Match
 from torchgraft.score import Scorer
 
 #: Numbers of elements that stand beside each other.
@@ -71,12 +71,8 @@ def match_rows(
         other = (paired or {}).get(row) or next((most for most, _ in met.most_common(1)), None)
         if other and target[row[0]].block:
             chosen |= {i: other[place(number, len(other))] for number, i in enumerate(row)}
-    starts = offsets(target), offsets(source)
-    pairs: list[Pair] = []
-    for i, j in sorted(chosen.items()):
-        if blocks.values[i, j] > 0:
-            pairs += block_pairs(blocks, i, j, (starts[0][i], starts[1][j]))
-    return Match(tuple(pairs), float(outer.value[0, -1, -1]))
+    places = [(i, j) for i, j in sorted(chosen.items()) if blocks.values[i, j] > 0]
+    return Match(pairs_inside(blocks, places, target, source), float(outer.value[0, -1, -1]))
 
 
 def _stages(elements: Elements) -> Rows:
