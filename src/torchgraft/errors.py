@@ -29,9 +29,10 @@ __all__ = [
     "SpecError",
     "brief",
     "choose",
+    "listed",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -100,3 +101,13 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
         close = get_close_matches(str(name), table, n=1)
         hint = f": did you mean {close[0]!r}?" if close else ""
         raise SpecError(f"unknown {what} {name!r}{hint} (valid: {', '.join(table)})") from None
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names in one line: the first ones, and how many there are more.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

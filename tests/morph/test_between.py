@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.builders import same_bits, snapshot
+from tests.morph.networks import IMAGES, deviation, shaken
 from tests.morph.test_edits_zoo import EDITS as ZOO
 from tests.morph.test_edits_zoo import MODELS, SMALL
 from torchgraft import MorphError, morph
 from torchgraft.errors import InputsError
 from torchgraft.morph import Edit, Script, between
 from torchgraft.morph.edits import edit_of, read_edits, text_of
-
-IMAGES = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 class Block(nn.Module):
@@ -51,24 +50,6 @@ def plain(
     for before, width in zip((3, *widths), widths, strict=False):
         parts += [nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=bias), nn.BatchNorm2d(width), act()]
     return shaken(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 5)))
-
-
-def shaken(model: nn.Module, seed: int = 0) -> Any:
-    """Give every tensor values as training leaves them, no two alike."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, tensor in model.double().state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                tensor.add_(0.2 * (noise.abs() if key.endswith("running_var") else noise))
-    return model.eval()
-
-
-def deviation(source: nn.Module, other: nn.Module) -> float:
-    """Measure without the certificate: it must not vouch for itself."""
-    with torch.no_grad():
-        expected = source(IMAGES)
-        return float((other(IMAGES) - expected).abs().max() / expected.abs().max())
 
 
 def pooled(*stages: int) -> Any:

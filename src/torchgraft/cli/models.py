@@ -11,7 +11,7 @@ from torch import nn
 
 import torchgraft
 from torchgraft.cli.terminal import say
-from torchgraft.errors import SpecError
+from torchgraft.errors import SpecError, listed
 from torchgraft.io import resolve, resolve_source
 
 _NAMED = 4  # how many tensors a line names before it says "and N more"
@@ -41,5 +41,4 @@ def state_of(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def some(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed(names, _NAMED)

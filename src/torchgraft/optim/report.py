@@ -4,11 +4,10 @@ from __future__ import annotations
 
 __all__ = ["OptimizerReport"]
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN = 3  # parameters that a line names before it counts the others
+from torchgraft.errors import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class OptimizerReport:
         reasons: dict[str, list[str]] = {}
         for key, reason in self.left:
             reasons.setdefault(reason, []).append(key)
-        lines += [f"none for {_named(keys)}: {reason}" for reason, keys in reasons.items()]
+        lines += [f"none for {listed(keys)}: {reason}" for reason, keys in reasons.items()]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,8 +43,3 @@ class OptimizerReport:
             "state": list(self.state),
             "notes": list(self.notes),
         }
-
-
-def _named(keys: Sequence[str]) -> str:
-    more = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

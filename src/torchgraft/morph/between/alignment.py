@@ -10,6 +10,7 @@ from math import log2
 
 from torchgraft.axes.operators import BATCH_NORMS, PRODUCTS
 from torchgraft.morph.between.runs import Run, Use, fits, parts_of
+from torchgraft.morph.edits.neutral import odd
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ def _like(use: Use, dense: bool = False) -> Use:
     biases = ((weight[0],),) if dense or len(use.shapes) > 1 else ()
     if use.name != "convolution":
         return Use("addmm" if biases else "mm", use.keys, ((weight[0],) * 2, *biases))
-    kernel = tuple(min(size, 3) if size % 2 else 1 for size in weight[2:])
+    kernel = tuple(map(odd, weight[2:]))
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     grouped = bool(use.fixed[-1]) and not dense
     inputs = weight[1] if grouped else weight[0]

@@ -28,9 +28,8 @@ def ruled_out(source: Run, target: Run) -> tuple[str, ...]:
     """Return why no row of edits leads from the source to the target, nothing where that is not known.
 
     The edits that are searched keep what comes in and goes out, take no layer and no activation away, and make none
-    smaller. So every
-    operator of the source has one of its own in the target, as it is or larger: where none can have it, or not all at
-    once (a matching of both), the target is out of reach.
+    smaller. So every operator of the source has one of its own in the target, as it is or larger: where none can have
+    it, or not all at once (a matching of both), the target is out of reach.
     """
     return (*_outputs(source, target), *_operators(source, target), *_layers(source, target))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["between"]
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from torchgraft.morph.between.proof import ruled_out
 from torchgraft.morph.between.runs import Run, agreed_runs, parts_of, run_of
 from torchgraft.morph.between.script import TARGET, Script, with_blocks
 from torchgraft.morph.between.sizes import kernel_edits, width_edits
-from torchgraft.morph.edits import Edit, apply_edits
+from torchgraft.morph.edits import Edit, Edited, apply_edits
 from torchgraft.morph.edits.texts import text_of
 from torchgraft.network import unwrap
 from torchgraft.plan import Report
@@ -205,10 +205,7 @@ def _wider(search: Search, target: Run) -> Search:
 
 def _replayed(search: Search) -> Run:
     """Return the run of the source after all edits, with the epsilons that wider norms need."""
-    positional, named = search.inputs
-    edits = with_blocks(search.edits, search.target)
-    made = apply_edits(search.source, edits, inputs=named or positional, certify=False, seed=search.seed)
-    return run_of(made.model, search.inputs)
+    return run_of(_made(search, search.source, search.edits).model, search.inputs)
 
 
 def _edited(search: Search, edit: Edit) -> Search:
@@ -217,14 +214,19 @@ def _edited(search: Search, edit: Edit) -> Search:
     Raises:
         MorphError: it cannot be made, or would change the function.
     """
-    positional, named = search.inputs
-    edits = with_blocks([edit], search.target)
-    made = apply_edits(search.run.model, edits, inputs=named or positional, certify=False, seed=search.seed)
+    made = _made(search, search.run.model, [edit])
     coupled = edit.name != "deepen" or edit.arguments.get("kind") == "identity"
     if coupled and made.report.plan.exact is False:
         raise MorphError(f"{text_of(edit)} would change the function: {'; '.join(made.report.plan.obstacles)}")
     _restore(search.run.model, made.model, made.report)
     return replace(search, run=run_of(made.model, search.inputs), edits=(*search.edits, edit))
+
+
+def _made(search: Search, model: nn.Module, edits: Sequence[Edit]) -> Edited:
+    """Apply edits, without measuring them."""
+    positional, named = search.inputs
+    blocks = with_blocks(edits, search.target)
+    return apply_edits(model, blocks, inputs=named or positional, certify=False, seed=search.seed)
 
 
 def _restore(before: nn.Module, after: nn.Module, report: Report) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEUTRAL", "Residual", "default_kind"]
+__all__ = ["NEUTRAL", "Residual", "default_kind", "odd"]
 
 import copy
 from collections.abc import Callable, Mapping
@@ -121,7 +121,7 @@ def _like(layer: Any, inputs: int, outputs: int, bias: bool = True, dense: bool 
     dims = _dims(layer)
     if dims == 0:
         return nn.Linear(inputs, outputs, bias, dtype=torch.float64)
-    window = tuple(_odd(size) for size in layer.kernel_size)
+    window = tuple(odd(size) for size in layer.kernel_size)
     groups = layer.groups if not dense and inputs == outputs and inputs % layer.groups == 0 else 1
     mode = layer.padding_mode if layer.padding_mode != "reflect" else "zeros"
     return _CONVOLUTIONS[dims - 1](
@@ -136,7 +136,12 @@ def _like(layer: Any, inputs: int, outputs: int, bias: bool = True, dense: bool 
     )
 
 
-def _odd(size: int) -> int:
+def odd(size: int) -> int:
+    """Return the size of a new layer's kernel behind one of this size: three, or one where it has no centre.
+
+    >>> odd(5), odd(1), odd(4)
+    (3, 1, 1)
+    """
     return min(size, 3) if size % 2 else 1
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 __all__ = ["Grown", "Stage"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from torchgraft.errors import listed
 from torchgraft.morph.edits import Edit
 from torchgraft.optim import OptimizerReport
 from torchgraft.plan import Report
@@ -54,13 +55,8 @@ class Grown:
         groups: dict[int, list[str]] = {}
         for key, number in self.joined.items():
             groups.setdefault(number, []).append(key)
-        lines += [f"new in group {number}: {_listed(keys)}" for number, keys in sorted(groups.items())]
+        lines += [f"new in group {number}: {listed(keys)}" for number, keys in sorted(groups.items())]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         return f"<Grown: {str(self).splitlines()[0]}>"
-
-
-def _listed(keys: Sequence[str], most: int = 3) -> str:
-    more = len(keys) - most
-    return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")
