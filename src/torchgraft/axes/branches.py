@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Branch", "branches", "closing_keys", "outermost"]
+__all__ = ["Branch", "branches", "outermost"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.axes.closing import closing_keys
 from torchgraft.axes.flow import Flow
-from torchgraft.axes.operators import BATCH_NORMS, FACTORS, KEEPS_ZERO, LAYER_NORMS, LAYOUT, SUMS
+from torchgraft.axes.operators import FACTORS, SUMS
 
-# Functions with f(0) = 0, place by place or over places.
-_KEEPS_ZERO = KEEPS_ZERO.union(
-    ("div", "mean", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "avg_pool3d"),
-    ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-)
-_NORMS = BATCH_NORMS | LAYER_NORMS
+Closing = Mapping[int, tuple[str, ...]]
+
 _COPIES = frozenset(["_to_copy", "clone", "contiguous", "detach", "alias"])
 
 
@@ -44,15 +41,16 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     """
     made: list[Branch] = []
     chains: dict[int, int] = {}
+    closing = closing_keys(flow)
     sums: dict[int, tuple[int, int]] = {}  # the number of a branch, and its stream, by what they give together
     for step in flow.steps:
         for value, inner in step.operands(*SUMS):
-            found = _branch(flow, value, inner)
+            found = _branch(flow, value, inner, closing)
             number, stream = (len(made), value) if found is not None else sums.get(flow.plain(value), (-1, value))
             if number == len(made) and found is not None:
                 chain = _chain(flow, _unscaled(flow, value)[0], chains)
                 made.append(replace(found, chain=len(set(chains.values())) if chain is None else chain))
-            elif number >= 0 and (beside := _beside(flow, value, stream, inner)) is not None:
+            elif number >= 0 and (beside := _beside(flow, value, stream, inner, closing)) is not None:
                 made[number] = _both(made[number], beside)
             else:
                 continue
@@ -64,9 +62,9 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     return tuple(branch for branch in made if branch.closing or not closed.intersection(branch.keys))
 
 
-def _beside(flow: Flow, value: int, stream: int, inner: int) -> Branch | None:
+def _beside(flow: Flow, value: int, stream: int, inner: int, closing: Closing) -> Branch | None:
     """Return the branch from a stream that runs beside the one that a sum ends, if it does not follow from the sum."""
-    return None if _body(flow, value, inner) is not None else _branch(flow, stream, inner)
+    return None if _body(flow, value, inner) is not None else _branch(flow, stream, inner, closing)
 
 
 def _both(one: Branch, beside: Branch) -> Branch:
@@ -76,7 +74,7 @@ def _both(one: Branch, beside: Branch) -> Branch:
     return replace(one, keys=tuple(keys), aside=one.aside | beside.aside, closing=tuple(closing))
 
 
-def _branch(flow: Flow, value: int, inner: int) -> Branch | None:
+def _branch(flow: Flow, value: int, inner: int, closing: Closing) -> Branch | None:
     """Return the branch from one value to another one, if the second follows from the first; its chain is not known."""
     stream, scale = _unscaled(flow, value)
     body = _body(flow, stream, inner)
@@ -84,10 +82,10 @@ def _branch(flow: Flow, value: int, inner: int) -> Branch | None:
     if body is None or not keys:
         return None
     aside = frozenset(keys) - frozenset(_keys(flow, _after(flow, stream, body)))
-    closing = tuple(dict.fromkeys(closing_keys(flow, inner) or ()))
-    if scale and not closing:
+    closed = closing.get(inner, ())
+    if scale and not closed:
         return None  # a sum of two things made of one value, of which neither is a stream
-    return Branch((scale, *keys) if scale else keys, aside, closing, -1, scale)
+    return Branch((scale, *keys) if scale else keys, aside, closed, -1, scale)
 
 
 def _unscaled(flow: Flow, value: int) -> tuple[int, str]:
@@ -161,36 +159,3 @@ def _keys(flow: Flow, body: Sequence[int]) -> tuple[str, ...]:
     """Return the stored tensors that steps read, if in another layout."""
     read = (flow.parameter(value) for number in body for value in flow.steps[number].inputs)
     return tuple(dict.fromkeys(key for key in read if key is not None))
-
-
-def closing_keys(flow: Flow, value: int) -> list[str] | None:
-    """Return the tensors that make a value zero when they are zero, or ``None`` where none do.
-
-    Args:
-        flow: of a run.
-        value: the number of the value.
-    """
-    step = flow.step(value)
-    if step is None:
-        return None
-    name, inputs = step.operator, step.inputs
-    if step.name in LAYOUT or name in _KEEPS_ZERO:
-        return closing_keys(flow, inputs[0])
-    keys = [flow.parameter(one) for one in inputs]
-    if step.name in _NORMS:
-        affine = [key for key in keys[1:3] if key is not None]
-        return affine if len(affine) == (2 if step.name in BATCH_NORMS else len(keys) - 1) > 0 else None
-    if step.name in FACTORS:
-        weighted = any(key is not None for key in keys[slice(*FACTORS[step.name])])
-        return [key for key in keys if key is not None] if weighted else None  # a computed weight stays as it is
-    if name == "mul":
-        scale = next((key for key in keys if key is not None), None)
-        return [scale] if scale else next(filter(None, (closing_keys(flow, one) for one in inputs)), None)
-    if name in SUMS:
-        return _all([[key] if key else closing_keys(flow, one) for key, one in zip(keys, inputs, strict=True)])
-    return _all([closing_keys(flow, one) for one in inputs]) if name in ("cat", "stack") else None
-
-
-def _all(parts: Sequence[list[str] | None]) -> list[str] | None:
-    """Every part must be zero."""
-    return None if any(part is None for part in parts) else [key for part in parts for key in part or ()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchgraft.axes.branches import closing_keys
+from torchgraft.axes.closing import closing_keys
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.steps import Step
 
@@ -144,13 +144,14 @@ class PostNorm:
 def post_norms(flow: Flow, found: Mapping[str, Norm]) -> dict[str, PostNorm]:
     """Return the layer norms of sums, by the key of their gain, whose stream comes from a layer norm itself."""
     made: dict[str, PostNorm] = {}
+    closing = closing_keys(flow)
     for step in flow.steps:
         gain = flow.parameter(step.inputs[1]) if step.name == "native_layer_norm" and len(step.inputs) > 1 else None
         if gain is None:
             continue
         for stream, inner in flow.operands(flow.plain(step.inputs[0]), "add"):
             before = _gains(flow, flow.step(flow.plain(stream)), found)
-            closing = closing_keys(flow, inner) if len(before) == 1 else None
-            if closing:
-                made[gain] = PostNorm(next(iter(before)), tuple(dict.fromkeys(closing)))
+            closed = closing.get(inner, ())
+            if closed and len(before) == 1:
+                made[gain] = PostNorm(next(iter(before)), closed)
     return made

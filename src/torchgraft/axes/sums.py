@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["sums"]
 
-from torchgraft.axes.branches import Branch, closing_keys
+from torchgraft.axes.branches import Branch
+from torchgraft.axes.closing import closing_keys
 from torchgraft.axes.flow import Flow
 
 #: The tensors that make either summand zero when they are zero; none where it cannot be told.
@@ -19,6 +20,7 @@ def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
         found: its residual branches.
     """
     closed = {branch.closing for branch in found}
+    closing = closing_keys(flow)
     made: dict[Sum, None] = {}
     for step in flow.steps:
         if step.operator != "add" or len(step.inputs) != 2:
@@ -26,9 +28,9 @@ def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
         if any(value in flow.stored for value in step.inputs):
             continue
         early, late = sorted(step.inputs, key=lambda value: flow.maker.get(value, -1))
-        keys = tuple(dict.fromkeys(closing_keys(flow, late) or ()))
+        keys = closing.get(late, ())
         if not keys or keys not in closed:
-            others = tuple(dict.fromkeys(closing_keys(flow, early) or ()))
+            others = closing.get(early, ())
             if (keys or others) and others not in closed:
                 made[others, keys] = None
     return tuple(made)
