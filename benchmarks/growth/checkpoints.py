@@ -86,6 +86,7 @@ _CIFAR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 #: Checkpoints by file name.
 CHECKPOINTS = {
     "cifar10_resnet20": CheckpointFile(CifarResNet, "cifar10", *_CIFAR),
+    "cifar10_resnet32": CheckpointFile(lambda depth=5, **sizes: CifarResNet(depth=depth, **sizes), "cifar10", *_CIFAR),
     "cifar10_resnet56": CheckpointFile(lambda depth=9, **sizes: CifarResNet(depth=depth, **sizes), "cifar10", *_CIFAR),
     "cifar10_resnet20b": CheckpointFile(lambda **sizes: CifarResNet(option="B", **sizes), "cifar10", _HALF, _HALF),
     "cifar10_resnet20b_thin": CheckpointFile(

@@ -43,6 +43,8 @@ class Options(TypedDict, total=False):
     narrowing: which units are kept where there are fewer: ``"readers"`` (default: those of the largest weights in the
         layers that read them), ``"magnitude"``, ``"norm_scale"``, ``"even"``, ``"centre"``, or a function of yours that
         gives one score for each unit of a group.
+    least_similarity: of networks less alike than this (``F`` of arXiv:2212.13970 eq. 4), where the source serves less
+        than two thirds of the target's layers, only what reads the input is taken (``graft``: 0.15; 0: all).
     exponent: ``x`` of the run weight ``f(d) = d**-x``, between 0 and 1 (the paper: 0.5).
     pins: ``{target path: source path}``, whole subtrees too, that must be matched with each other.
     exclude_target, exclude_source: paths to leave out.
@@ -61,6 +63,7 @@ class Options(TypedDict, total=False):
     matcher: str | Matcher
     operator: str | Operator
     narrowing: str | Narrowing
+    least_similarity: float
     exponent: float
     pins: Mapping[str, str]
     exclude_target: Sequence[str]
@@ -113,6 +116,7 @@ def _method(options: Options) -> Method:
         options.get("operator"),
         options.get("exponent"),
         options.get("narrowing"),
+        options.get("least_similarity"),
     )
 
 

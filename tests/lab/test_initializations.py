@@ -79,6 +79,7 @@ class TestNames:
             ("dpiat:dp:random", "names two matchers"),
             ("graft:x=1", "'x=1' in 'x=1' is no exponent"),
             ("graft:x=much", "no exponent"),
+            ("graft:least=2", "'least=2' in 'least=2' is no similarity: write least=NUMBER between 0 and 1"),
             ("graft:keep=most", "'keep=most' in 'keep=most' is no narrowing: write keep= and one of readers"),
             ("fna:bipartite", r"unknown match 'bipartite' \(valid: dp, graft, stages\)"),
             ("permuted:dp", r"unknown method 'dp' \(valid: graft, dpiat"),

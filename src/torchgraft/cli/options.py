@@ -151,6 +151,12 @@ _PLANNING = (
         help=f"Which units are kept where there are fewer.  [default: readers] {_explained(NARROWING)} "
         "centre and even: by their number.",
     ),
+    click.option(
+        "--least-similarity",
+        type=click.FloatRange(0, 1),
+        metavar="F",
+        help="Of networks less alike than this, take only what reads the input; 0 takes all.  [default: 0.15 by graft]",
+    ),
     exponent_option,
     click.option(
         "--pin",

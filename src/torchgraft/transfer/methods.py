@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torchgraft.errors import SpecError, choose
 from torchgraft.match import MATCHERS, Matcher
+from torchgraft.match.fitting import LEAST_SIMILARITY
 from torchgraft.records import Layer, Move
 from torchgraft.score import SCORERS, Scorer
 from torchgraft.standardize import STANDARDIZERS, Standardizer
@@ -24,7 +25,8 @@ class Method:
     """One choice for every stage. Each may be replaced by a name from the stage's table or by a function.
 
     ``mixed`` lets blocks meet single layers; ``coupled`` makes all tensors agree on which units are where, and
-    ``narrowing`` decides which are kept where there are fewer.
+    ``narrowing`` decides which are kept where there are fewer; ``least`` is the similarity below which only what reads
+    the input is taken (:func:`~torchgraft.match.fitting.is_alike`).
     """
 
     standardize: Standardizer
@@ -36,6 +38,7 @@ class Method:
     mixed: bool = False
     coupled: bool = False
     narrowing: str | Narrowing = "readers"
+    least: float = 0.0
 
     def operator_name(self) -> str:
         """Name of the operator, for a plan that is printed or stored."""
@@ -61,7 +64,8 @@ class Method:
 #: et al. (arXiv:2006.12986): new blocks of a stage take its last one, wider layers the first units, kernels the centre.
 METHODS: Mapping[str, Method] = {
     "graft": Method(
-        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True, coupled=True
+        STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["graft"], "embed", graft_moves, mixed=True, coupled=True,
+        least=LEAST_SIMILARITY,
     ),
     "dpiat": Method(STANDARDIZERS["paper"], SCORERS["paper"], MATCHERS["dp"], "clip", paper_moves),
     "fna": Method(STANDARDIZERS["graft"], SCORERS["graft"], MATCHERS["stages"], "leading", paper_moves),
@@ -76,12 +80,13 @@ def customized(
     operator: str | Operator | None = None,
     exponent: float | None = None,
     narrowing: str | Narrowing | None = None,
+    least_similarity: float | None = None,
 ) -> Method:
     """Return the method of that name with the given stages replaced.
 
     Raises:
-        SpecError: a name is not in its table, the exponent is not between 0 and 1, or a narrowing is given where every
-            tensor is cut for itself.
+        SpecError: a name is not in its table, the exponent or the similarity is not between 0 and 1, or a narrowing is
+            given where every tensor is cut for itself.
     """
     chosen = choose(METHODS, method, "method")
     if isinstance(standardizer, str):
@@ -104,6 +109,10 @@ def customized(
         if not 0 < exponent < 1:
             raise SpecError(f"the exponent of f(d) = d**-x must lie between 0 and 1, not be {exponent}")
         chosen = replace(chosen, exponent=exponent)
+    if least_similarity is not None:
+        if not 0 <= least_similarity <= 1:
+            raise SpecError(f"least_similarity lies between 0 (take all that is matched) and 1, not {least_similarity}")
+        chosen = replace(chosen, least=least_similarity)
     return chosen if narrowing is None else _narrowed(chosen, narrowing, method)
 
 

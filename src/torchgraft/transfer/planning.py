@@ -13,6 +13,7 @@ from torchgraft.couple import Coupled, align, couple
 from torchgraft.errors import PlanError
 from torchgraft.forecast import Forecast
 from torchgraft.kinds import DIMENSIONAL
+from torchgraft.match.fitting import input_pairs, is_alike
 from torchgraft.match.pins import NO_PINS, Pins, match_pinned
 from torchgraft.match.recover import owners
 from torchgraft.notes import open_places
@@ -23,6 +24,12 @@ from torchgraft.transfer.methods import Method
 from torchgraft.transfer.narrowing import narrowing_name
 from torchgraft.transfer.parametrized import determined_keys
 from torchgraft.transfer.rules import Context
+
+#: Told where a match is no more than chance.
+UNLIKE = (
+    "the networks have too little in common: only what reads the input is taken, which trains better than all that "
+    "could be matched (least_similarity=0 takes it)"
+)
 
 #: Gives the axis groups of target and source, or the reason why one of them is not known.
 Groups = Callable[[], tuple[AxisGroups, AxisGroups] | str]
@@ -122,13 +129,18 @@ def _drafted(
         aligned = align(pairs, matched.target, matched.source, found, method.score)
         if not matched.equal or _equal(aligned[0], target_layers, source_layers):
             pairs, placed, whole = aligned
+    judged = method.is_pure() and pins == NO_PINS and not whole  # a score of the user's has a scale of its own
+    unlike = judged and not is_alike(matched.match.score, pairs, target_layers, method.least)
+    if unlike:
+        pairs, placed = input_pairs(pairs, target_layers), {}
     context = _context(method.operator_name(), target_layers, source_layers, labels)
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
     _check_labels_used(labels, transfers, context)
     groups = None if matched.equal else found  # where nothing is cut, no units are to be coupled
     coupled = _coupled(transfers, target, groups, whole, trainable, narrowing_name(method.narrowing))
-    notes = (*open_places(matched.match, matched.target, matched.source, pins), *coupled.notes)
+    places = (UNLIKE,) if unlike else open_places(matched.match, matched.target, matched.source, pins)
+    notes = (*places, *coupled.notes)
     return _Draft(coupled, tuple(_tensor_plans(target, coupled, pins)), notes)
 
 

@@ -20,7 +20,7 @@ from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 
 #: How variants are written, for help texts.
-VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING]"
+VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING][:least=NUMBER]"
 
 
 def graft(start: Start) -> Initialized:
@@ -58,7 +58,7 @@ def parse_method(argument: str) -> tuple[str, str]:
 
 
 def parse_variant(argument: str) -> Options:
-    """Read ``"MATCHER:OPERATOR:x=NUMBER:keep=NARROWING"``, each part optional and in any order.
+    """Read ``"MATCHER:OPERATOR:x=NUMBER:keep=NARROWING:least=NUMBER"``, each part optional and in any order.
 
     Raises:
         LabError: a part is no matcher, operator, exponent or narrowing, or a stage is named twice.
@@ -82,10 +82,7 @@ def _read_part(part: str, argument: str) -> Options:
     if part in OPERATORS:
         return {"operator": part}
     if part.startswith("x="):
-        try:
-            exponent = float(part[2:])
-        except ValueError:
-            exponent = 0.0
+        exponent = _number(part)
         if 0 < exponent < 1:
             return {"exponent": exponent}
         raise LabError(f"{part!r} in {argument!r} is no exponent: write x=NUMBER between 0 and 1")
@@ -93,7 +90,20 @@ def _read_part(part: str, argument: str) -> Options:
         if part[5:] in RULE_NAMES:
             return {"narrowing": part[5:]}
         raise LabError(f"{part!r} in {argument!r} is no narrowing: write keep= and one of {', '.join(RULE_NAMES)}")
+    if part.startswith("least="):
+        if 0 <= _number(part) <= 1:
+            return {"least_similarity": _number(part)}
+        raise LabError(f"{part!r} in {argument!r} is no similarity: write least=NUMBER between 0 and 1")
     raise LabError(
         f"{part!r} in {argument!r} is neither a matcher ({', '.join(MATCHERS)}) nor an operator "
-        f"({', '.join(OPERATORS)}) nor an exponent (x=NUMBER) nor a narrowing (keep=NAME)"
+        f"({', '.join(OPERATORS)}) nor an exponent (x=NUMBER) nor a narrowing (keep=NAME) nor a similarity "
+        "(least=NUMBER)"
     )
+
+
+def _number(part: str) -> float:
+    """Return the number behind the equals sign, -1 where there is none."""
+    try:
+        return float(part.partition("=")[2])
+    except ValueError:
+        return -1.0

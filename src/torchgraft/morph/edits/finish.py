@@ -106,7 +106,8 @@ def plan_of(draft: Draft, options: Options) -> Plan:
     target, source = read_module(draft.model), read_module(draft.source)
     operator = None if draft.coupled else "clip"
     narrowing = options.narrowing if draft.coupled else None
-    method = customized("graft", matcher=draft.matcher(), operator=operator, narrowing=narrowing)
+    matcher = draft.matcher()
+    method = customized("graft", matcher=matcher, operator=operator, narrowing=narrowing, least_similarity=0.0)
     plan = make_plan(target, source, method, "graft", groups=partial(_groups, draft, target.look), seed=options.seed)
     notes = tuple(note for note in plan.notes if not note.endswith(OPEN))  # it is known which layers are new
     return replace(plan, notes=notes)
