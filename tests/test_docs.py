@@ -10,6 +10,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ def test_commands_exist_and_their_options_too(page: str) -> None:
             assert named <= set(re.findall(r"(?<!\S)--?[\w-]+", context.get_help().replace(",", " "))), words
         elif words[0] == "make":
             assert set(words[1:]) <= targets, words
+        elif words[:2] == ["python", "-m"]:
+            assert find_spec(words[2]), words
         else:
             assert words[:2] == ["pip", "install"], f"{page} shows a command that nothing checks: {words}"
 

@@ -60,6 +60,13 @@ def test_a_network_of_many_times_the_width_is_no_other_network() -> None:
         assert UNLIKE not in plan.notes and all(tensor.source for tensor in plan.tensors)
 
 
+def test_where_nothing_reads_the_input_alike_all_that_is_matched_is_taken() -> None:
+    source = nn.Sequential(nn.Linear(7, 160), *(nn.Conv2d(160, 160, 1) for _ in range(3)))
+    plan = tg.plan(source, residual(16, 12))
+    assert tg.similarity(source, residual(16, 12), measure="F") < LEAST_SIMILARITY
+    assert UNLIKE not in plan.notes and plan.coverage > 0
+
+
 @pytest.mark.parametrize("wrong", [-0.1, 1.5])
 def test_a_similarity_that_cannot_be(wrong: float) -> None:
     with pytest.raises(tg.SpecError, match="between 0"):

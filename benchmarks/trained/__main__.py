@@ -22,7 +22,7 @@ from benchmarks.growth.checkpoints import CHECKPOINTS, CheckpointFile, load
 from torchgraft.io import atomic_write
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the lab's "imagenet"
-NAMES = tuple(name for name in CHECKPOINTS if name.startswith("cifar"))
+NAMES = tuple(name for name in CHECKPOINTS if name.startswith("cifar10_"))
 
 
 def refit(model: nn.Module, file: CheckpointFile) -> nn.Module:

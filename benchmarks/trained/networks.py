@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["mbconvnet", "nin", "resnet", "resnet_b", "resnet_b_thin"]
+__all__ = ["nin", "resnet", "resnet_b", "resnet_b_thin"]
 
 from torch import nn
 
-from benchmarks.growth.networks import CifarResNet, MBConvNet, NetworkInNetwork
+from benchmarks.growth.networks import CifarResNet, NetworkInNetwork
 
 _THIN = (11, 8, 9, 22, 20, 32, 52, 56, 64)
 
 
-def resnet(depth: int = 3, num_classes: int = 10) -> nn.Module:
+def resnet(depth: int = 3, width: int = 16, num_classes: int = 10) -> nn.Module:
     """Return a ResNet of 6 × ``depth`` + 2 layers whose shortcuts pad channels (option A)."""
-    return CifarResNet(depth=depth, classes=num_classes)
+    return CifarResNet((width, 2 * width, 4 * width), depth, classes=num_classes)
 
 
 def resnet_b(num_classes: int = 10) -> nn.Module:
@@ -29,8 +29,3 @@ def resnet_b_thin(num_classes: int = 10) -> nn.Module:
 def nin(num_classes: int = 10) -> nn.Module:
     """Return a Network in Network with batch norm."""
     return NetworkInNetwork(classes=num_classes)
-
-
-def mbconvnet(factor: float = 1.0, repeats: int = 1, kernel: int = 3, num_classes: int = 100) -> nn.Module:
-    """Return an EfficientNet-like network of ten blocks: wider, deeper, or with larger kernels."""
-    return MBConvNet(factor, repeats, kernel, num_classes)

@@ -129,10 +129,11 @@ def _drafted(
         aligned = align(pairs, matched.target, matched.source, found, method.score)
         if not matched.equal or _equal(aligned[0], target_layers, source_layers):
             pairs, placed, whole = aligned
-    judged = method.is_pure() and pins == NO_PINS and not whole  # a score of the user's has a scale of its own
+    first = input_pairs(pairs, target_layers)
+    judged = bool(first) and method.is_pure() and pins == NO_PINS and not whole  # a user's score has its own scale
     unlike = judged and not is_alike(matched.match.score, pairs, target_layers, method.least)
     if unlike:
-        pairs, placed = input_pairs(pairs, target_layers), {}
+        pairs, placed = first, {}
     context = _context(method.operator_name(), target_layers, source_layers, labels)
     owner = owners(pairs) | placed
     transfers = list(_transfers(pairs, owner, target_layers, source_layers, target, method, context))
