@@ -188,10 +188,11 @@ def cut(name: str, sizes: Mapping[str, Any], shown: Pictures, others: Tensor) ->
         target = built(name, sizes)
         start(source, target)
         measured = recalibrated(copy.deepcopy(target), torch.split(others, 64)).eval()
-        yield way, _accuracy(target.eval(), shown), _accuracy(measured, shown)
+        yield way, accuracy(target.eval(), shown), accuracy(measured, shown)
 
 
-def _accuracy(model: nn.Module, shown: Pictures) -> float:
+def accuracy(model: nn.Module, shown: Pictures) -> float:
+    """Return the share of pictures that are read correctly, in percent."""
     return 100 * float((answers(model, shown.images).argmax(1) == shown.labels).double().mean())
 
 
@@ -259,7 +260,7 @@ def cut_rows(count: int) -> Iterator[list[str]]:
     for name, targets in CUT.items():
         seen = count // 5 if CHECKPOINTS[name].side == 224 else count
         shown, others = pictures(name, FOLDER, seen), further(name, FOLDER, seen)
-        whole = _accuracy(load(name, FOLDER), shown)
+        whole = accuracy(load(name, FOLDER), shown)
         for told, sizes in targets:
             figures = [f"{plain:.1f} / {fresh:.1f}" for _, plain, fresh in cut(name, sizes, shown, others)]
             yield [name, f"{whole:.1f}", told, *figures]

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.cifar_npz import CLASSES, read_images, read_labels
-from benchmarks.growth.checkpoints import CHECKPOINTS, CheckpointFile, load
+from benchmarks.growth.checkpoints import CHECKPOINTS, CheckpointFile, load, pictures
+from benchmarks.growth.real import accuracy
 from torchgraft.io import atomic_write
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the lab's "imagenet"
+LIKE = "cifar10_resnet20"  # reads pictures as the lab's "imagenet" gives them
+MEAN, DEVIATION = CHECKPOINTS[LIKE].mean, CHECKPOINTS[LIKE].deviation
 NAMES = tuple(name for name in CHECKPOINTS if name.startswith("cifar10_"))
 
 
@@ -46,16 +47,6 @@ def refit(model: nn.Module, file: CheckpointFile) -> nn.Module:
     return model
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, deviation: Tensor) -> float:
-    """Return the share of uint8 ``images`` that are read correctly, in percent."""
-    right = 0
-    with torch.inference_mode():
-        for some, wanted in zip(images.split(500), labels.split(500), strict=True):
-            x = (some.float() / 255 - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
-            right += int((model(x).argmax(1) == wanted).sum())
-    return 100 * right / len(labels)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Convert all of them; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trained", description=__doc__.partition("\n")[0])
@@ -65,17 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     chosen.output.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        data = name.partition("_")[0]
-        stem = chosen.folder / "cifar" / f"{data}_test"
-        pixels = read_images(stem.with_name(f"{stem.name}.npy.xz"))
-        labels = read_labels(stem.with_name(f"{stem.name}_y.npy"), len(pixels), CLASSES[data])
-        images, wanted = torch.from_numpy(pixels[: chosen.test]), torch.from_numpy(labels[: chosen.test])
         file, model = CHECKPOINTS[name], load(name, chosen.folder)
-        before = accuracy(model, images, wanted, torch.tensor(file.mean), torch.tensor(file.deviation))
-        after = accuracy(refit(model, file), images, wanted, torch.tensor(MEAN), torch.tensor(DEVIATION))
+        before = accuracy(model, pictures(name, chosen.folder, chosen.test))
+        after = accuracy(refit(model, file), pictures(LIKE, chosen.folder, chosen.test))
         path = chosen.output / f"{name}.safetensors"
         atomic_write(path, save({key: value.contiguous() for key, value in model.state_dict().items()}))
-        print(f"{path}: {before:.2f} % as published, {after:.2f} % as written, of {len(images)} test pictures")
+        print(f"{path}: {before:.2f} % as published, {after:.2f} % as written, of {chosen.test} test pictures")
     return 0
 
 

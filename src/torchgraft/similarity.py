@@ -9,8 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from torchgraft.match.blocks import Elements, inner_scores
+from torchgraft.match.blocks import inner_scores
 from torchgraft.match.dp import values
+from torchgraft.match.fitting import scored_layers
 from torchgraft.records import Network
 from torchgraft.transfer.methods import Method
 
@@ -30,7 +31,7 @@ def directed(source: Network, target: Network, method: Method) -> float:
 def both_directions(source: Network, target: Network, method: Method) -> tuple[float, float]:
     """Return ``F(target, source)`` and ``F(source, target)``. Layer scores are symmetric and computed once."""
     elements = method.standardize(target), method.standardize(source)
-    counts = [_scored_layers(one) for one in elements]
+    counts = [scored_layers(layer for element in one for layer in element.layers) for one in elements]
     if not all(counts):
         return 0.0, 0.0
     inner = inner_scores(*elements, method.score, mixed=method.mixed)
@@ -43,11 +44,6 @@ def both_directions(source: Network, target: Network, method: Method) -> tuple[f
     forward = values(inner.spread(there)[None], method.exponent)[0]
     backward = values(inner.spread(back).T[None], method.exponent)[0]
     return float(forward) / counts[0], float(backward) / counts[1]
-
-
-def _scored_layers(elements: Elements) -> int:
-    """``score(A, A)``: every layer that can be scored meets itself with score 1."""
-    return sum(layer.kind != "other" for element in elements for layer in element.layers)
 
 
 #: Measures by name, each a function of source and target.

@@ -7,11 +7,9 @@ __all__ = ["Branch", "branches", "outermost"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.axes.closing import closing_keys
+from torchgraft.axes.closing import Closing
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.operators import FACTORS, SUMS
-
-Closing = Mapping[int, tuple[str, ...]]
 
 _COPIES = frozenset(["_to_copy", "clone", "contiguous", "detach", "alias"])
 
@@ -33,7 +31,7 @@ class Branch:
     scale: str = ""
 
 
-def branches(flow: Flow) -> tuple[Branch, ...]:
+def branches(flow: Flow, closing: Closing) -> tuple[Branch, ...]:
     """Return the residual branches of a run, in its order; those inside others come first.
 
     A sum is residual where one summand is computed from the other. Two branches that run side by side from one value,
@@ -41,7 +39,6 @@ def branches(flow: Flow) -> tuple[Branch, ...]:
     """
     made: list[Branch] = []
     chains: dict[int, int] = {}
-    closing = closing_keys(flow)
     sums: dict[int, tuple[int, int]] = {}  # the number of a branch, and its stream, by what they give together
     for step in flow.steps:
         for value, inner in step.operands(*SUMS):

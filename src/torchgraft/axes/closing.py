@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["closing_keys"]
+__all__ = ["Closing", "closing_keys"]
 
 from collections.abc import Mapping, Sequence
 
@@ -18,9 +18,11 @@ _KEEPS_ZERO = KEEPS_ZERO.union(
 _NORMS = BATCH_NORMS | LAYER_NORMS
 
 Keys = tuple[str, ...]
+#: By the number of a value, the keys of the tensors that make it zero.
+Closing = Mapping[int, Keys]
 
 
-def closing_keys(flow: Flow) -> dict[int, Keys]:
+def closing_keys(flow: Flow) -> Closing:
     """Return, for every value that stored tensors make zero when they are zero, the keys of these tensors.
 
     One pass in the order of the run: a value that many others are summed from is asked once.
@@ -36,7 +38,7 @@ def closing_keys(flow: Flow) -> dict[int, Keys]:
     return found
 
 
-def _keys(flow: Flow, step: Step, found: Mapping[int, Keys]) -> Keys:
+def _keys(flow: Flow, step: Step, found: Closing) -> Keys:
     name, inputs = step.operator, step.inputs
     if step.name in LAYOUT or name in _KEEPS_ZERO:
         return found.get(inputs[0], ()) if inputs else ()

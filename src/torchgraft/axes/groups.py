@@ -14,6 +14,7 @@ from torch import nn
 
 from torchgraft.axes.attention import Scores, attention_scales
 from torchgraft.axes.branches import Branch, branches
+from torchgraft.axes.closing import closing_keys
 from torchgraft.axes.flow import Flow, flow_of, grouped_weights
 from torchgraft.axes.gates import Gate, gates
 from torchgraft.axes.links import Link, links
@@ -169,20 +170,21 @@ def _grouped(found: Trace, module: nn.Module) -> AxisGroups:
     )
     flow = flow_of(found)
     coupling = norms(flow, module)
-    residual = branches(flow)
+    closing = closing_keys(flow)
+    residual = branches(flow, closing)
     return AxisGroups(
         groups,
         axes,
         {key: tuple(map(spans_of, row)) for key, row in axes.items()},
         found.unknown,
         residual,
-        sums(flow, residual),
+        sums(flow, residual, closing),
         links(flow, module),
         gates(flow),
         coupling,
         frozenset(norm.shift for norm in coupling.values() if norm.shift is not None),
         readers(flow, coupling),
-        post_norms(flow, coupling),
+        post_norms(flow, coupling, closing),
         attention_scales(flow),
         layer_scales(flow),
         embedding_scales(flow),

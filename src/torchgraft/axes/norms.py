@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchgraft.axes.closing import closing_keys
+from torchgraft.axes.closing import Closing
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.steps import Step
 
@@ -141,10 +141,9 @@ class PostNorm:
     closing: tuple[str, ...]
 
 
-def post_norms(flow: Flow, found: Mapping[str, Norm]) -> dict[str, PostNorm]:
+def post_norms(flow: Flow, found: Mapping[str, Norm], closing: Closing) -> dict[str, PostNorm]:
     """Return the layer norms of sums, by the key of their gain, whose stream comes from a layer norm itself."""
     made: dict[str, PostNorm] = {}
-    closing = closing_keys(flow)
     for step in flow.steps:
         gain = flow.parameter(step.inputs[1]) if step.name == "native_layer_norm" and len(step.inputs) > 1 else None
         if gain is None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 __all__ = ["sums"]
 
 from torchgraft.axes.branches import Branch
-from torchgraft.axes.closing import closing_keys
+from torchgraft.axes.closing import Closing
 from torchgraft.axes.flow import Flow
 
 #: The tensors that make either summand zero when they are zero; none where it cannot be told.
 Sum = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def sums(flow: Flow, found: tuple[Branch, ...]) -> tuple[Sum, ...]:
+def sums(flow: Flow, found: tuple[Branch, ...], closing: Closing) -> tuple[Sum, ...]:
     """Return the sums of a run that are no residual branches, in its order.
 
     Args:
         flow: of a run.
         found: its residual branches.
+        closing: what makes its values zero.
     """
     closed = {branch.closing for branch in found}
-    closing = closing_keys(flow)
     made: dict[Sum, None] = {}
     for step in flow.steps:
         if step.operator != "add" or len(step.inputs) != 2:

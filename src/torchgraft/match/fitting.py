@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["LEAST_SIMILARITY", "input_pairs", "is_alike"]
+__all__ = ["LEAST_SIMILARITY", "input_pairs", "is_alike", "scored_layers"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.records import Layer, Pair
@@ -28,14 +28,22 @@ def is_alike(score: float, pairs: Mapping[int, Pair], target: Sequence[Layer], l
         target: the target's layers.
         least: similarity that is enough.
     """
-    mixing = [number for number, layer in enumerate(target) if layer.kind in DIMENSIONAL]
-    scored = sum(layer.kind != "other" for layer in target)
+    mixing = _mixing(target)
     served = sum(number in pairs for number in mixing)
-    return score >= least * scored or served >= _SERVED * len(mixing)
+    return score >= least * scored_layers(target) or served >= _SERVED * len(mixing)
 
 
 def input_pairs(pairs: Mapping[int, Pair], target: Sequence[Layer]) -> dict[int, Pair]:
     """Return the pairs of what reads the input: those before the second layer of the target that mixes units."""
-    mixing = [number for number, layer in enumerate(target) if layer.kind in DIMENSIONAL]
+    mixing = _mixing(target)
     end = mixing[1] if len(mixing) > 1 else len(target)
     return {number: pair for number, pair in pairs.items() if number < end}
+
+
+def scored_layers(layers: Iterable[Layer]) -> int:
+    """Return ``score(A, A)``: every layer that can be scored meets itself with score 1."""
+    return sum(layer.kind != "other" for layer in layers)
+
+
+def _mixing(layers: Sequence[Layer]) -> list[int]:
+    return [number for number, layer in enumerate(layers) if layer.kind in DIMENSIONAL]
