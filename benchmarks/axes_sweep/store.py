@@ -30,7 +30,8 @@ class Result:
     ``error`` says why there are no groups, ``reason`` why they are not proven. ``unmovable`` is the share of the
     parameters' numbers of which no axis may move, ``locks`` counts groups by the reason, ``seconds`` is the time that
     finding the groups took, ``proof_seconds`` that of building and probing, ``seed`` that of the drawn weights,
-    ``limit`` the deviation that rounding explains.
+    ``limit`` the deviation that rounding explains; ``side`` is that of the pictures it was built for to be proven, 0
+    for its own.
     ``idle``, ``alike`` and ``hidden``: see :class:`torchgraft.axes.Proof`.
     """
 
@@ -52,6 +53,7 @@ class Result:
     alike: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     inputs: str = ""
+    side: int = 0
     proof_seconds: float = 0.0
     reason: str = ""
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 __all__ = ["measure", "try_out"]
 
 import gc
+import importlib
 import time
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.axes_sweep.store import Result, Size
 from benchmarks.zoo.models import Case, _suppress_in_python, build, family
-from torchgraft.axes import AxisGroups, Proof, axis_groups, example_inputs, probe
+from torchgraft.axes import AxisGroups, Member, Proof, axis_groups, example_inputs, probe
 from torchgraft.axes.terms import atoms_of
 
 _SINGLES = 4
 # Small pictures that one run amounts to: detectors enlarge theirs, films have many, flow is refined in many steps.
 _PICTURES = {"detection": 50, "video": 8, "optical_flow": 50}
+_SIDE = 112
+_DRAWS = frozenset((torch.ops.aten.normal_, torch.ops.aten.uniform_, torch.ops.aten.erfinv_, torch.ops.aten.mul_,
+                    torch.ops.aten.add_, torch.ops.aten.clamp_))  # fmt: skip
+_MANY = 2**20
 _SEEDS = 3  # one proof is enough: a fault shows with all weights, a choice between equal scores with some
 
 
@@ -46,14 +53,18 @@ def try_out(case: Case, probed: bool) -> Result:
     _suppress_in_python()
     start, found = time.perf_counter(), Result(case.library, case.name)
     try:
-        model = _built(case, meta=not probed)
+        with _Undrawn():
+            model = _built(case, meta=not probed)
         finding = time.perf_counter()
         groups = axis_groups(model)
         found = Result(
             case.library, case.name, **_counts(groups, model), seconds=round(time.perf_counter() - finding, 3),
             reason="" if probed else "not probed",
         )  # fmt: skip
-        return _proven(found, model, groups, start) if probed else found
+        if not probed:
+            return found
+        side, model, groups = _smaller(case, groups) or (0, model, groups)
+        return _proven(_with(found, side=side), model, groups, start)
     except Exception as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return _with(found, **{"reason" if found.groups else "error": told})
@@ -70,6 +81,38 @@ def _built(case: Case, meta: bool) -> nn.Module:
         except Exception:  # a constructor or a run that needs values
             gc.collect()
     return build(case)
+
+
+class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leave large weights as they are allocated: probing draws them anew, and to draw them takes seconds."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in _DRAWS and isinstance(args[0], nn.Parameter) and args[0].numel() > _MANY:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _smaller(case: Case, groups: AxisGroups) -> tuple[int, nn.Module, AxisGroups] | None:
+    """Build an architecture of timm that reads one size only for pictures of less than half of that.
+
+    Only where its free groups are the same ones; what they are is proven by either.
+    """
+    settings = importlib.import_module("timm").get_pretrained_cfg(case.name) if case.library == "timm" else None
+    side = settings.input_size[-1] if settings and settings.fixed_input_size else 0
+    if side < 2 * _SIDE:
+        return None
+    side //= side // _SIDE
+    try:
+        with _Undrawn():
+            model = build(case, img_size=side)
+        found = axis_groups(model)
+    except Exception:  # it knows no such option, or its parts do not fit such pictures
+        return None
+    return (side, model, found) if _free(found) == _free(groups) else None
+
+
+def _free(groups: AxisGroups) -> set[tuple[int, frozenset[Member]]]:
+    return {(group.size, frozenset(group.members)) for group in groups.free()}
 
 
 def _proven(found: Result, model: nn.Module, groups: AxisGroups, start: float) -> Result:

@@ -53,8 +53,8 @@ def _torchvision_names() -> list[str]:
     return list(_vision()[1].list_models())
 
 
-def _build_timm(name: str) -> nn.Module:
-    model: nn.Module = _vision()[0].create_model(name)
+def _build_timm(name: str, **options: Any) -> nn.Module:
+    model: nn.Module = _vision()[0].create_model(name, **options)
     return model
 
 
@@ -74,7 +74,7 @@ def _build_transformers(name: str) -> nn.Module:
 
 
 #: For each library: its names, and what builds one.
-LIBRARIES: Mapping[str, tuple[Callable[[], list[str]], Callable[[str], nn.Module]]] = {
+LIBRARIES: Mapping[str, tuple[Callable[[], list[str]], Callable[..., nn.Module]]] = {
     "timm": (_timm_names, _build_timm),
     "torchvision": (_torchvision_names, _build_torchvision),
     "transformers": (transformers_zoo.names, _build_transformers),
@@ -88,13 +88,19 @@ def cases() -> Iterator[Case]:
             yield Case(library, name)
 
 
-def build(case: Case, *, meta: bool = False) -> nn.Module:
-    """Build one architecture with fresh random weights, in evaluation mode."""
+def build(case: Case, *, meta: bool = False, **options: Any) -> nn.Module:
+    """Build one architecture with fresh random weights, in evaluation mode.
+
+    Args:
+        case: the architecture.
+        meta: without values.
+        options: of timm's constructors.
+    """
     _vision()  # imports stay outside of the meta device, or the constants of a module would land on it
     if case.library == "transformers":
         transformers_zoo.classes(case.name)
     with torch.device("meta") if meta else nullcontext():
-        return LIBRARIES[case.library][1](case.name).eval()
+        return LIBRARIES[case.library][1](case.name, **options).eval()
 
 
 def family(case: Case) -> str:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from torchgraft.axes.groups import AxisGroups, Group, Index, Member
 from torchgraft.axes.outputs import outputs_of
 from torchgraft.axes.precise import Precise
-from torchgraft.axes.shadow import plain_operators
+from torchgraft.axes.shadow import copy_of, plain_operators
 from torchgraft.network import unwrap
 
 _EXACT = 1e-10  # relative deviation of float64 outputs
@@ -84,9 +84,8 @@ def probe(
         singles: how many groups are tried for a member moved alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(unwrap(module)).double().eval()
+    model = _drawn(unwrap(module), generator)
     arguments = tree_map_only(Tensor, _double, (tuple(inputs), dict(options or {})))
-    _randomize(model, generator)
     _calibrate(model, arguments)
     before = _outputs(model, arguments)
     free = [group for group in groups.free() if group.size > 1]
@@ -152,18 +151,37 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _randomize(model: nn.Module, generator: torch.Generator) -> None:
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                fan = prod(tensor.shape[1:])
-                if name.endswith("running_var"):
-                    tensor.copy_(1 + 0.2 * noise.abs())
-                elif fan > 1:
-                    tensor.copy_(noise * (2 / fan) ** 0.5)  # or depth would silence what comes first
-                else:  # gains, shifts, scales of whole units
-                    tensor.add_(0.1 * noise)
+def _drawn(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Copy a model in float64 with all weights drawn anew; what is overwritten is not copied before."""
+    anew = {tensor.data_ptr() for name, tensor in module.state_dict().items() if _is_matrix(name, tensor)}
+
+    def made(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        if tensor.data_ptr() in anew and _fan(tensor) > 1:
+            return torch.empty(tensor.shape, dtype=torch.float64)
+        return tensor.to(torch.float64, copy=True)
+
+    model = copy_of(module, made).eval()
+    for name, tensor in model.state_dict().items():
+        if _is_matrix(name, tensor):
+            bound = (6 / _fan(tensor)) ** 0.5  # or depth would silence what comes first
+            tensor.uniform_(-bound, bound, generator=generator)
+        elif tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            if name.endswith("running_var"):
+                tensor.copy_(1 + 0.2 * noise.abs())
+            else:  # gains, shifts, scales of whole units
+                tensor.add_(0.1 * noise)
+    return model
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and _fan(tensor) > 1 and not name.endswith("running_var")
+
+
+def _fan(tensor: Tensor) -> int:
+    return prod(tensor.shape[1:])
 
 
 def _calibrate(model: nn.Module, arguments: Any) -> None:
@@ -208,12 +226,17 @@ def _after(
 ) -> float:
     """Return the largest relative deviation of the outputs with the members' units moved; the model is put back."""
     state = model.state_dict()
-    with _restored([state[key] for key in {member.key for member in members}]):
-        for member in dict.fromkeys(members):
-            tensor = state[member.key]
-            order = torch.from_numpy(groups.index(member, chosen))
-            tensor.copy_(tensor.index_select(member.axis, order))
-        return _apart(before, _outputs(model, arguments))
+    moves = [(state[member.key], member.axis, groups.index(member, chosen)) for member in dict.fromkeys(members)]
+    _move(moves)
+    deviation = _apart(before, _outputs(model, arguments))
+    _move([(tensor, axis, np.argsort(order)) for tensor, axis, order in reversed(moves)])  # copies would take as much
+    return deviation
+
+
+def _move(moves: Sequence[tuple[Tensor, int, Index]]) -> None:
+    with torch.no_grad():
+        for tensor, axis, order in moves:
+            tensor.copy_(tensor.index_select(axis, torch.from_numpy(order)))
 
 
 def _apart(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
