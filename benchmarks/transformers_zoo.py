@@ -275,7 +275,7 @@ def build(name: str) -> nn.Module:
 def _nested(chosen: Architecture) -> dict[str, Any]:
     """Options that are configurations themselves: towers of a pair, the backbone of a detector."""
     if chosen.inputs == "clip" and chosen.config != "ViltConfig":
-        text = {**_TINY_TEXT, "projection_dim": 16}
+        text = {**_TINY_TEXT, "eos_token_id": 98, "projection_dim": 16}
         return {"text_config": text, "vision_config": {**_IMAGE, "projection_dim": 16}, "projection_dim": 16}
     if chosen.config in _DETECTORS:
         kind = "RTDetrResNetConfig" if chosen.config == "RTDetrConfig" else "ResNetConfig"

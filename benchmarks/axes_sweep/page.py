@@ -36,6 +36,9 @@ inputs:
 A fault shows with any weights, so that one proof is enough: where the first weights give none, others are drawn, up to
 twice. A detector whose boxes have equal scores but for rounding puts them in another order for any change.
 
+An architecture of timm that is made for one size of pictures, of 224 or more, may be built for about 112 instead, where
+its free groups (their sizes and all of their members) are then the same ones: what is claimed of both is proven of one.
+
 "unmovable" is the share of parameters of which no axis may move: all of their axes are inputs, outputs, places of a
 kernel, looked up by number, or locked since something about them is not known.
 """
@@ -108,7 +111,8 @@ def _proofs(tried: Sequence[Result]) -> Iterator[str]:
             f"(median {median(one.deviation for one in proven):.1e}). Moved alone: {groups:,} groups, "
             f"of which {idle} are idle and {alike} alike; all others show. "
             f"Proven with the second or third weights: {sum(one.seed > 0 for one in proven)}. "
-            f"With roundings enlarged: {sum(one.deviation > 1e-10 for one in proven)}."
+            f"With roundings enlarged: {sum(one.deviation > 1e-10 for one in proven)}. "
+            f"Built for smaller pictures: {sum(one.side > 0 for one in proven)}."
         )
         yield ""
 

@@ -116,6 +116,17 @@ def test_arguments_of_transformers(zoo: object) -> None:
     assert all(int(value.min()) >= 0 and int(value.max()) < 40 for value in options.values())
 
 
+@pytest.mark.parametrize(("end", "last"), [(7, [39, 7]), (49407, [39])])
+def test_a_row_of_words_ends_with_the_highest_and_with_the_end(zoo: object, end: int, last: list[int]) -> None:
+    """CLIP reads its text's meaning from there: from the first place, it would not depend on any other word."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    module = CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=40, eos_token_id=end, **sizes))
+    words = example_inputs(module, seed=0)[1]["input_ids"][0].tolist()
+    assert words[-len(last) :] == last and max(words[: -len(last)]) < 39
+
+
 def test_a_model_that_reads_something_else_says_what_to_do() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

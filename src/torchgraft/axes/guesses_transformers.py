@@ -28,8 +28,10 @@ def _setting(config: Any, *names: str) -> Any:
 def _tokens(config: Any) -> Iterator[Hole]:
     words = _setting(config, "vocab_size")
     if isinstance(words, int) and words > 0:
-        end = _setting(config, "eos_token_id")  # CLIP takes the words' meaning from where they end
-        yield Hole((1, _WORDS), words, end if isinstance(end, int) and end < words else -1)
+        end = _setting(config, "eos_token_id")
+        # Pairs of text and picture take the words' meaning from where they end, or from the highest one: at the first
+        # place it would depend on no other word.
+        yield Hole((1, _WORDS), words, (words - 1, *((end,) if isinstance(end, int) and end < words else ())))
 
 
 def _pictures(config: Any) -> Iterator[Hole]:

@@ -20,11 +20,11 @@ _FEW = 30  # tokens are drawn among the first ones, the special ones at the star
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A tensor to come: real numbers, or whole ones from 0 to ``below`` where that is not 0; ``last`` ends a row."""
+    """A tensor to come: real numbers, or whole ones from 0 to ``below`` where that is not 0; ``last`` ends each row."""
 
     shape: tuple[int, ...]
     below: int = 0
-    last: int = -1
+    last: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def drawn(candidate: Candidate, seed: int | None, dtype: torch.dtype) -> Argumen
         if hole.below:
             most = min(hole.below, _FEW)
             tokens = torch.randint(min(3, most - 1), most, hole.shape, generator=generator)
-            if hole.last >= 0:
-                tokens[..., -1] = hole.last
+            if hole.last:
+                tokens[..., -len(hole.last) :] = torch.tensor(hole.last)
             return tokens
         return torch.randn(hole.shape, generator=generator).to(dtype)
 
