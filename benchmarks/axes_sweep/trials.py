@@ -84,11 +84,11 @@ def _built(case: Case, meta: bool) -> nn.Module:
 
 
 class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Leave large weights as they are allocated: probing draws them anew, and to draw them takes seconds."""
+    """Leave large weights at zero: probing draws them anew, and to draw them takes seconds."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _DRAWS and isinstance(args[0], nn.Parameter) and args[0].numel() > _MANY:
-            return args[0]
+            return args[0].zero_()
         return func(*args, **(kwargs or {}))
 
 

@@ -45,7 +45,7 @@ def _from_timm(module: nn.Module, small: bool) -> Iterator[Candidate]:
     if isinstance(fixed, tuple) and len(fixed) == 2 and tuple(fixed) != tuple(size[1:]):
         yield Candidate((Hole((1, size[0], *fixed)),))
     if small and not settings.get("fixed_input_size"):
-        yield from _pictures(size[0], [side for side in (96, 128, 160) if side < min(size[1:])])
+        yield from _pictures(size[0], [side for side in (96, 112, 128, 160) if side < min(size[1:])])
     yield full
 
 
