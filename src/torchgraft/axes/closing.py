@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Closing", "closing_keys"]
+__all__ = ["Closing", "closing_keys", "silencing_keys"]
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,6 @@ from torchgraft.axes.flow import Flow
 from torchgraft.axes.operators import BATCH_NORMS, FACTORS, KEEPS_ZERO, LAYER_NORMS, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
 
-# Functions with f(0) = 0, place by place or over places.
-_KEEPS_ZERO = KEEPS_ZERO.union(
-    ("div", "mean", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "avg_pool3d"),
-    ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-)
 _NORMS = BATCH_NORMS | LAYER_NORMS
 
 Keys = tuple[str, ...]
@@ -40,24 +35,35 @@ def closing_keys(flow: Flow) -> Closing:
 
 def _keys(flow: Flow, step: Step, found: Closing) -> Keys:
     name, inputs = step.operator, step.inputs
-    if step.name in LAYOUT or name in _KEEPS_ZERO:
+    if step.name in LAYOUT or name in KEEPS_ZERO:
         return found.get(inputs[0], ()) if inputs else ()
     if name in ("cat", "stack"):
         return _all([found.get(one, ()) for one in inputs])
-    if step.name not in _NORMS and step.name not in FACTORS and name not in ("mul", *SUMS):
-        return ()
+    own = silencing_keys(flow, step)
+    if own or name not in ("mul", *SUMS):
+        return own
     stored = [flow.parameter(one) for one in inputs]
-    keys = tuple(key for key in stored if key is not None)
+    parts = [found.get(one, ()) for one in inputs]
+    if name == "mul":
+        return tuple(filter(None, stored))[:1] or next(filter(None, parts), ())
+    return _all([(key,) if key else part for key, part in zip(stored, parts, strict=True)])
+
+
+def silencing_keys(flow: Flow, step: Step) -> Keys:
+    """Return the stored tensors that make what a norm or a product gives zero when they are zero; none for others.
+
+    Args:
+        flow: of a run.
+        step: of that run.
+    """
+    if step.name not in _NORMS and step.name not in FACTORS:
+        return ()
+    stored = [flow.parameter(one) for one in step.inputs]
     if step.name in _NORMS:
         affine = tuple(key for key in stored[1:3] if key is not None)
         return affine if len(affine) == (2 if step.name in BATCH_NORMS else len(stored) - 1) else ()
-    if step.name in FACTORS:
-        weighted = any(key is not None for key in stored[slice(*FACTORS[step.name])])
-        return tuple(dict.fromkeys(keys)) if weighted else ()  # a computed weight stays as it is
-    parts = [found.get(one, ()) for one in inputs]
-    if name == "mul":
-        return keys[:1] or next(filter(None, parts), ())
-    return _all([(key,) if key else part for key, part in zip(stored, parts, strict=True)])
+    weighted = any(key is not None for key in stored[slice(*FACTORS[step.name])])
+    return tuple(dict.fromkeys(key for key in stored if key is not None)) if weighted else ()  # computed ones stay
 
 
 def _all(parts: Sequence[Keys]) -> Keys:

@@ -30,5 +30,11 @@ LAYER_NORMS = frozenset(["native_layer_norm", "native_group_norm"])
 SUMS = frozenset(["add", "sub"])
 #: Functions that a gate ends in.
 SIGMOIDS = frozenset(["sigmoid", "hardsigmoid"])
-#: Functions of one value with f(0) = 0.
-KEEPS_ZERO = frozenset(["relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg"])
+#: Functions of one value with f(0) = 0, place by place or over places.
+KEEPS_ZERO = frozenset(
+    [
+        *("relu", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "tanh", "mish", "elu", "neg", "div", "mean"),
+        *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "avg_pool2d", "avg_pool3d"),
+        *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
+    ]
+)

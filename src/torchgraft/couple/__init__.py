@@ -2,6 +2,7 @@
 
 alignment residual branches matched as a whole
 holding   all layers placed, where all can be
+heads     what needs no place in a target without a head
 spans     the axes of a move as rows of products of groups
 election  which group of the source stands for which of the target
 packing   groups of a convolution side by side in larger ones

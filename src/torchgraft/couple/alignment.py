@@ -13,6 +13,7 @@ import numpy as np
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
+from torchgraft.couple.heads import without_head
 from torchgraft.couple.holding import complete, hold_all, layer_look, pair_scores, side_of
 from torchgraft.match.recover import owners
 from torchgraft.records import Element, Layer, Pair
@@ -38,7 +39,8 @@ def align(
     Layer by layer, a query of a wider target looks like the source's key, and a branch gets a little of several. A
     branch without a place of its own is matched with one that has found its own.
 
-    Where layers of the source are left over after that, although all of them could be placed, they are.
+    Where layers of the source are left over after that, although all of them could be placed, they are; all but those
+    of its head, where the target has none.
 
     Returns the pairs, the target's layer that each layer of a placed branch serves first, and whether every layer of
     the source has a place.
@@ -53,12 +55,13 @@ def align(
     known = [side_of(*one) for one in zip((target, source), groups, strict=True)]
     sides = [_bodies(one.branches, own.layers) for one, own in zip(groups, known, strict=True)]
     made, first = _aligned(pairs, sides, known[0].layers, known[1].layers, scorer)
-    if complete(owners(made) | first, known[0], known[1]):
+    buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
+    sources = [*without_head(*groups, known[1], sides[1]), known[1]]
+    if complete(owners(made) | first, known[0], sources[0]):
         return made, first, True
-    held = hold_all(sides, (target, source), known, scorer)
+    held = hold_all(sides, (target, source), known[0], sources, scorer)
     if held is None:
         return made, first, False
-    buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
     return buffers | held[0], held[1], True
 
 

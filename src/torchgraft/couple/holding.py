@@ -36,13 +36,15 @@ class Side:
 
     ``free`` is the axis of inputs and of classes of the layers that have them, of which any number may meet any other;
     ``halved`` how often the places of a convolution's output were halved before, by number of the layer; ``norms`` are
-    the batch norms behind layers, and the layer norms behind the sums that they are added to.
+    the batch norms behind layers, and the layer norms behind the sums that they are added to. ``spare`` are layers that
+    need no place.
     """
 
     layers: Layers
     free: Mapping[int, int]
     halved: Mapping[int, int]
     norms: Mapping[int, int]
+    spare: Collection[int] = ()
 
     def singles(self) -> list[Element]:
         """Return every layer for itself, with its norm where that stands behind it."""
@@ -73,15 +75,20 @@ def complete(owner: Mapping[int, int], target: Side, source: Side) -> bool:
         target: the target's layers.
         source: the source's layers.
     """
-    held = all(
-        layer.kind.startswith("buffer") or (number in owner and _holds(owner[number], number, target, source))
-        for number, layer in enumerate(source.layers)
-    )
-    return held and all(owner[norm] == target.norms.get(owner[number]) for number, norm in source.norms.items())
+    needed = [
+        n for n, layer in enumerate(source.layers) if n not in source.spare and not layer.kind.startswith("buffer")
+    ]
+    held = all(number in owner and _holds(owner[number], number, target, source) for number in needed)
+    norms = ((number, norm) for number, norm in source.norms.items() if norm not in source.spare)
+    return held and all(owner[norm] == target.norms.get(owner[number]) for number, norm in norms)
 
 
 def hold_all(
-    branches: Sequence[Sequence[Unit]], elements: Sequence[Sequence[Element]], sides: Sequence[Side], scorer: Scorer
+    branches: Sequence[Sequence[Unit]],
+    elements: Sequence[Sequence[Element]],
+    target: Side,
+    sources: Sequence[Side],
+    scorer: Scorer,
 ) -> tuple[dict[int, Pair], dict[int, int]] | None:
     """Place all residual branches, blocks and single layers of the source in order, or return ``None``.
 
@@ -91,16 +98,19 @@ def hold_all(
     Args:
         branches: the outermost branches of target and source.
         elements: the standardized networks.
-        sides: their layers.
+        target: its layers.
+        sources: the source's layers, as alternatives: the first one that can be placed is.
         scorer: scores layers.
     """
-    single = [side.singles() for side in sides]
+    single = target.singles(), sources[0].singles()
     for kept, parts in ((branches, elements), (branches, single), (((), ()), elements), (((), ()), single)):
-        units = [_units(*one) for one in zip(kept, parts, sides, strict=True)]
-        looks = [Counter(look for _, look in side) for side in units]
-        places = None if looks[1] - looks[0] else _in_order(_gains(units, sides, scorer), _BESIDE)
-        if places is not None:
-            return _served(places, units, sides, scorer)
+        for source in sources:
+            sides = target, source
+            units = [_units(*one) for one in zip(kept, parts, sides, strict=True)]
+            looks = [Counter(look for _, look in side) for side in units]
+            places = None if looks[1] - looks[0] else _in_order(_gains(units, sides, scorer), _BESIDE)
+            if places is not None:
+                return _served(places, units, sides, scorer)
     return None
 
 
@@ -157,7 +167,7 @@ def _units(branches: Sequence[Unit], elements: Sequence[Element], side: Side) ->
 
     A norm of the sum that a branch is added to belongs to the branch.
     """
-    inside = {number for numbers, _ in branches for number in numbers}
+    inside = {number for numbers, _ in branches for number in numbers}.union(side.spare)
     units: list[Unit] = []
     for numbers, look in branches:  # whose chain does not count: the layers between tell them apart
         behind = {side.norms[number] for number in numbers if number in side.norms} - inside

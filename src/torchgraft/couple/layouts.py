@@ -83,7 +83,7 @@ class MapBook:
         """Return the same of two products that are each all of an axis, ``()`` where a window at the centre does it."""
         found = self.single.get((target, source))
         if found is None:
-            stays = not target or _stays(self.pairs(target, source))
+            stays = not target or (_stays(self.pairs(target, source)) and self.growth.rule(target, source) is None)
             found = () if stays else self.of(target, source)
             at_centre = len(found) == 1 and self.maps[found[0]].how == "centre"
             self.single[target, source] = found = () if at_centre or _whole(found, self.maps) else found

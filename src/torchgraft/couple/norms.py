@@ -79,9 +79,12 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
 
 
 def _free(target: Leaf, source: Leaf, kind: str) -> bool:
-    """Tell whether units may be added under a norm: of one group, or, where they are zero, of heads and in heads."""
+    """Tell whether units may be added under a norm: of one group, or, where they are zero, of heads and in heads.
+
+    Those of an output too, as of an encoder without a head: the source's stay the first ones.
+    """
     if len(target) == 1:
-        return not locked(target[0])
+        return not locked(target[0]) or getattr(target[0], "locked", "") == "an output"
     pairs = list(zip(target, source, strict=False))
     stay = all(size_of_leaf((t,)) == size_of_leaf((s,)) for t, s in pairs if locked(t))
     return kind == "rms" and len(target) == len(source) and stay

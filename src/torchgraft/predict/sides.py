@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from math import isclose
 
 from torchgraft.axes import AxisGroups
+from torchgraft.axes.closing import silencing_keys
 from torchgraft.axes.flow import Flow
-from torchgraft.axes.operators import BATCH_NORMS, FACTORS, KEEPS_ZERO, LAYOUT, SUMS
+from torchgraft.axes.operators import KEEPS_ZERO, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
 from torchgraft.axes.terms import size_of
 from torchgraft.couple import Coupled
@@ -23,7 +24,6 @@ SAME = frozenset((
     "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "contiguous", "alias",
     "detach", "_to_copy", "lift_fresh", "native_dropout", "dropout",
 ))  # fmt: skip
-_NORMS = BATCH_NORMS | {"native_layer_norm"}
 _OPERATORS = {"native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm"}
 _NO_EPSILON = 1e-11  # what a norm of what is normalized already changes, at most
 _GREATEST = frozenset(("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d"))
@@ -162,11 +162,9 @@ class Sides:
         name = step.operator
         if step.name in LAYOUT or name in KEEPS_ZERO:
             return self.is_zero(step.inputs[0])
-        silent = [self.values.get(key) == 0 for key in stored_inputs(flow, step)]
-        if step.name in _NORMS:
-            return len(silent) > 1 and all(silent[:2])
-        if step.name in FACTORS:
-            return bool(silent) and all(silent)
+        silencing = silencing_keys(flow, step)
+        if silencing:
+            return all(self.values.get(key) == 0 for key in silencing)
         if name == "mul":
             return any(map(self.is_zero, step.inputs))
         if name in SUMS or name in ("cat", "stack"):
