@@ -21,7 +21,7 @@ def language_cases() -> Iterator[Pair]:
     """Yield name, source, target and inputs: width, number of layers, heads, hidden units are told in the name."""
     for family, (build, sizes) in _FAMILIES.items():
         for source, target, told in sizes:
-            words = _both if family in ("T5", "BART") else _words
+            words = _both if family.startswith(("T5", "BART")) else _words
             name = f"{family} {told}: {_told(source)} → {_told(target)}"
             yield name, partial(build, *source), partial(build, *target), words
 
@@ -44,29 +44,36 @@ def _make(kind: str, config: str, **settings: Any) -> nn.Module:
     return model
 
 
-def _gpt2(width: int, layers: int, heads: int) -> nn.Module:
+def _gpt2(width: int, layers: int, heads: int, kind: str = "LMHeadModel") -> nn.Module:
     settings = {"n_embd": width, "n_layer": layers, "n_head": heads, "bos_token_id": 1, "eos_token_id": 1}
-    return _make("GPT2LMHeadModel", "GPT2Config", **settings)
+    return _make(f"GPT2{kind}", "GPT2Config", **settings)
 
 
 def _rotary(
-    family: str, width: int, layers: int, heads: int, shared: int, hidden: int, tied: bool = False
+    family: str,
+    width: int,
+    layers: int,
+    heads: int,
+    shared: int,
+    hidden: int,
+    tied: bool = False,
+    kind: str = "ForCausalLM",
 ) -> nn.Module:
     """Build a Llama or Mistral; ``shared`` is the number of heads of keys and values, each of 16 units."""
     return _make(
-        f"{family}ForCausalLM", f"{family}Config", hidden_size=width, num_hidden_layers=layers, head_dim=16,
+        f"{family}{kind}", f"{family}Config", hidden_size=width, num_hidden_layers=layers, head_dim=16,
         num_attention_heads=heads, num_key_value_heads=shared, intermediate_size=hidden, tie_word_embeddings=tied,
     )  # fmt: skip
 
 
-def _bert(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
+def _bert(width: int, layers: int, heads: int, hidden: int, kind: str = "ForMaskedLM") -> nn.Module:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-    return _make("BertForMaskedLM", "BertConfig", intermediate_size=hidden, **sizes)
+    return _make(f"Bert{kind}", "BertConfig", intermediate_size=hidden, **sizes)
 
 
-def _t5(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
+def _t5(width: int, layers: int, heads: int, hidden: int, kind: str = "ForConditionalGeneration") -> nn.Module:
     sizes = {"d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": hidden, "d_kv": 16}
-    return _make("T5ForConditionalGeneration", "T5Config", **sizes)
+    return _make(f"T5{kind}", "T5Config", **sizes)
 
 
 def _opt(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
@@ -133,4 +140,14 @@ _FAMILIES: dict[str, tuple[Callable[..., nn.Module], tuple[tuple[Any, ...], ...]
         ((64, 2, 4, 96), (80, 3, 5, 128), "padded"),
         ((64, 2, 4, 96), (128, 3, 8, 192), "doubled"),
     )),
+    "GPT-2 without head": (partial(_gpt2, kind="Model"), (
+        ((64, 2, 4), (80, 3, 5), "padded"),
+        ((64, 2, 4), (128, 3, 8), "doubled"),
+    )),
+    "Llama without head": (partial(_rotary, "Llama", kind="Model"), (
+        ((64, 2, 4, 2, 96), (90, 4, 6, 3, 128), "padded"),
+        ((64, 2, 4, 2, 96), (128, 3, 8, 4, 192), "doubled"),
+    )),
+    "BERT without head": (partial(_bert, kind="Model"), (((64, 2, 4, 96), (128, 2, 8, 192), "doubled"),)),
+    "T5 without head": (partial(_t5, kind="Model"), (((64, 2, 4, 96), (80, 3, 5, 128), "padded"),)),
 }  # fmt: skip

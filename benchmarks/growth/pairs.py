@@ -72,6 +72,8 @@ FURTHER = (
     ("pvt_v2_b0", "pvt_v2_b1", 64),
     ("mobilevitv2_050", "mobilevitv2_100", 128),
     ("visformer_tiny", "visformer_small", 224),
+    ("poolformerv2_s12", "poolformerv2_s24", 64),
+    ("eva02_tiny_patch14_224", "eva02_small_patch14_224", 224),
 )
 
 #: The same of torchvision.

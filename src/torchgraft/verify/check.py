@@ -78,7 +78,7 @@ def verify(
             leaves, cuts = compared_leaves(*results, partial(_mapped, evidence))
             notes += cuts
             deviations += [deviation_of(leaves, mode)] if leaves else []
-            if mode == MODES[1] and not any(bool(s.any()) for s, _ in leaves):
+            if mode == MODES[1] and leaves and not any(bool(s.any()) for s, _ in leaves):
                 notes.append("the source's outputs are all zero: that the target's are too shows little")
     deviations.sort(key=lambda one: (one.mode, one.precision != "float64"))
     certificate = Certificate(
