@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import torchgraft as tg
 from benchmarks.growth.measure import drawn, settle, varied
+from torchgraft.axes.outputs import outputs_of
 
 Built = Callable[[], nn.Module]
 Transfer = Callable[[nn.Module, nn.Module], tg.Report]
@@ -27,15 +28,16 @@ def grown(
     source: nn.Module, target: nn.Module, inputs: Any, transfer: Transfer = tg.transfer
 ) -> tuple[float, tg.Report]:
     """Transfer, run both once, and return the relative deviation; the source stays as it is."""
-    before = {key: value.clone() for key, value in source.state_dict().items()}
+    state = {key: value.clone() for key, value in source.state_dict().items()}
     report = transfer(source, target)
-    assert all(torch.equal(value, before[key]) for key, value in source.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items())
     outputs = []
     for model in (source, target):
         with torch.no_grad():
             found = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-        outputs.append(found if isinstance(found, Tensor) else found.logits)
-    return float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()), report
+        outputs.append(outputs_of(found)[0])
+    before, after = outputs[0], outputs[1][..., : outputs[0].shape[-1]]  # features of more units: the first ones
+    return float((before - after).abs().max() / before.abs().max()), report
 
 
 def assert_grown(build: Built, larger: Built, inputs: Tensor, transfer: Transfer = tg.transfer) -> tg.Report:

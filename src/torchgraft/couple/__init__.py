@@ -27,7 +27,7 @@ from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch
 from torchgraft.axes.spans import locked, size_of_leaf
 from torchgraft.couple.alignment import align
-from torchgraft.couple.closing import closings
+from torchgraft.couple.closing import closings, new_scales
 from torchgraft.couple.election import Elected, elect, spans_of_moves
 from torchgraft.couple.following import followed
 from torchgraft.couple.gates import open_gates
@@ -87,7 +87,8 @@ def couple(
     opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
-    fills = {key: value for key, value in closed.items() if key not in passing.new} | opened
+    fills = new_scales(target, source, transfers) | closed | opened
+    fills = {key: value for key, value in fills.items() if key not in passing.new}
     handing = handings(target, closed, transfers)
     settled = fills.keys() | passing.new | set(handing.keys.values()) | (handing.fills.keys() - handing.keys.keys())
     moves: dict[int, list[Move]] = {}

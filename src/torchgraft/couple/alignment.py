@@ -13,8 +13,9 @@ import numpy as np
 
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch, outermost
+from torchgraft.couple.closing import scale_keys
 from torchgraft.couple.heads import without_head
-from torchgraft.couple.holding import complete, hold_all, layer_look, pair_scores, side_of
+from torchgraft.couple.holding import Side, complete, hold_all, layer_look, pair_scores, side_of
 from torchgraft.match.recover import owners
 from torchgraft.records import Element, Layer, Pair
 from torchgraft.score import Scorer
@@ -52,8 +53,9 @@ def align(
         groups: of target and source.
         scorer: scores layers.
     """
-    known = [side_of(*one) for one in zip((target, source), groups, strict=True)]
-    sides = [_bodies(one.branches, own.layers) for one, own in zip(groups, known, strict=True)]
+    apart = scale_keys(*groups), frozenset[str]()
+    known = [side_of(*one) for one in zip((target, source), groups, apart, strict=True)]
+    sides = [_bodies(one.branches, own) for one, own in zip(groups, known, strict=True)]
     made, first = _aligned(pairs, sides, known[0].layers, known[1].layers, scorer)
     buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
     sources = [*without_head(*groups, known[1], sides[1]), known[1]]
@@ -176,11 +178,12 @@ def _held(gap: _Gap, scores: Mapping[tuple[int, int], float]) -> list[Pair]:
     return [Pair(t, s, scores[t, s]) for t, s in chosen]
 
 
-def _bodies(branches: Sequence[Branch], layers: Layers) -> list[Body]:
-    """Return the outermost branches as layers in the order of the run."""
+def _bodies(branches: Sequence[Branch], side: Side) -> list[Body]:
+    """Return the outermost branches as layers in the order of the run, without those that need no place."""
+    layers = side.layers
     homes: dict[str, list[int]] = {}  # of a tensor that is held in parts, several
     for number, layer in enumerate(layers):
-        for spec in layer.tensors:
+        for spec in layer.tensors if number not in side.spare else ():
             homes.setdefault(spec.key, []).append(number)
     found = []
     chains: dict[int, int] = {}  # counted anew: those inside other branches do not count

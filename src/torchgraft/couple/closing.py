@@ -1,8 +1,8 @@
-"""New blocks as identities: which tensors are set to zero, so that a branch without a source adds nothing."""
+"""New blocks as identities, and new layer scales: tensors set to zero where a branch has no source, or to one."""
 
 from __future__ import annotations
 
-__all__ = ["closings"]
+__all__ = ["closings", "new_scales", "scale_keys"]
 
 from collections.abc import Mapping, Sequence
 
@@ -47,6 +47,28 @@ def closings(
         if len(fresh) == 1 and inside.isdisjoint(fresh[0]):
             values |= dict.fromkeys(fresh[0], 0.0)
     return values, tuple(branch for branch in outer if not branch.closing)
+
+
+def new_scales(target: AxisGroups, source: AxisGroups, transfers: Sequence[Transfer]) -> dict[str, float]:
+    """Return the value one for layer scales that multiply what the source does not scale.
+
+    As they are drawn, nearly zero, they would silence what the source's weights give.
+
+    Args:
+        target: the target's groups.
+        source: the source's groups.
+        transfers: matched layers and their moves.
+    """
+    moves = [move for one in transfers for move in one.moves]
+    plain = {move.target.key for move in moves if move.source.key not in source.layer_scales}
+    served = {move.target.key for move in moves}
+    scales = {scale for key, scale in target.layer_scales.items() if key in plain}
+    return dict.fromkeys(sorted(scales - served), 1.0)
+
+
+def scale_keys(groups: AxisGroups, other: AxisGroups) -> frozenset[str]:
+    """Return the layer scales of a network where another one has none: none of their layers stands for one of those."""
+    return frozenset() if other.layer_scales else frozenset(groups.layer_scales.values())
 
 
 def _hold(source: Sequence[Branch], place: Mapping[str, str], target: Sequence[Branch]) -> bool:

@@ -55,8 +55,14 @@ class Side:
         ]
 
 
-def side_of(elements: Sequence[Element], groups: AxisGroups) -> Side:
-    """Return the layers of a standardized network, and what its run tells of them."""
+def side_of(elements: Sequence[Element], groups: AxisGroups, apart: Collection[str] = ()) -> Side:
+    """Return the layers of a standardized network, and what its run tells of them.
+
+    Args:
+        elements: the standardized network.
+        groups: of its run.
+        apart: tensors that need no place.
+    """
     layers = [layer for element in elements for layer in element.layers]
     mixing = [number for number, layer in enumerate(layers) if layer.kind in DIMENSIONAL]
     home = {spec.key: number for number, layer in enumerate(layers) for spec in layer.tensors}
@@ -64,7 +70,8 @@ def side_of(elements: Sequence[Element], groups: AxisGroups) -> Side:
     behind = {link.weight: link.norm.keys[0] for link in groups.links if link.norm is not None}
     behind |= {norm.closing[-1]: gain for gain, norm in groups.post_norms.items()}
     norms = {home[key]: home[gain] for key, gain in behind.items() if key in home and gain in home}
-    return Side(layers, {mixing[0]: 1, mixing[-1]: 0} if len(mixing) > 1 else {}, halved, norms)
+    free = {mixing[0]: 1, mixing[-1]: 0} if len(mixing) > 1 else {}
+    return Side(layers, free, halved, norms, frozenset(home[key] for key in apart if key in home))
 
 
 def complete(owner: Mapping[int, int], target: Side, source: Side) -> bool:

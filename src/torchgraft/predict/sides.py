@@ -79,6 +79,8 @@ class Sides:
                 value = inputs[1]
             elif self._is_done(flow, step, self.live) or self._is_plain(step):
                 value = inputs[0]
+            elif (before := self._turned_back(step)) is not None:
+                value = before
             elif self._passes(step):
                 product = flow.product(step)
                 value = inputs[0] if product is None else product.value
@@ -114,6 +116,14 @@ class Sides:
         while made is not None and made.name in _GREATEST:
             made = flow.step(before(made.inputs[0]))
         return made is not None and (made.operator, made.settings) == (name, step.settings)
+
+    def _turned_back(self, step: Step) -> int | None:
+        """Return what a step puts back as it was: axes that were swapped before a silent block and are after it."""
+        if step.name != "transpose":
+            return None
+        made = self.target.flow.step(self.live(step.inputs[0]))
+        swapped = made is not None and made.name == "transpose" and _swap(made) == _swap(step)
+        return made.inputs[0] if made is not None and swapped else None
 
     def _is_plain(self, step: Step) -> bool:
         """Tell whether a norm without gain and shift stands before another norm."""
@@ -196,6 +206,11 @@ class Sides:
     def size(self, key: str, axis: int, *, of_source: bool = False) -> int:
         """Return the length of an axis of a stored tensor."""
         return size_of((self.source if of_source else self.target).axes[key][axis])
+
+
+def _swap(step: Step) -> frozenset[int]:
+    """Return the axes that a transposition swaps."""
+    return frozenset(int(axis) % len(step.shape) for axis in step.settings[:2])
 
 
 def stored_inputs(flow: Flow, step: Step) -> Iterator[str]:

@@ -1,0 +1,109 @@
+"""What a target has and its source has not, and what keeps the function all the same: layer scales, silent mixers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import torchgraft as tg
+from benchmarks.growth.measure import drawn
+from tests.growing import IMAGES, ROWS, Built
+
+SCALED = 0.1
+
+
+class Scaled(nn.Module):
+    """Residual blocks under layer norms, each with a layer scale if there is one."""
+
+    def __init__(self, width: int = 8, depth: int = 2, scale: float | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(depth)])
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+        self.scales = nn.ParameterList([torch.full((width,), scale) for _ in range(depth)] if scale else [])
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for number, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            made = layer(norm(x))
+            x = x + (made * self.scales[number] if len(self.scales) else made)
+        return self.head(x)
+
+
+class Pooling(nn.Module):
+    """Blocks that mix places without weights, behind a group norm that has a gain only (PoolFormer v2)."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.gains = nn.ParameterList([torch.ones(8) for _ in range(depth)])
+        self.layers = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in range(depth)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for gain, layer in zip(self.gains, self.layers, strict=True):
+            y = F.group_norm(x, 1, gain)
+            x = x + (F.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y)
+            x = x + layer(torch.relu(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Turned(nn.Module):
+    """Blocks that work on rows of places and turn them back into a picture (DaViT)."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.around = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1, groups=8) for _ in range(depth)])
+        self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(depth)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for around, layer in zip(self.around, self.layers, strict=True):
+            x = x + around(x)
+            rows = x.flatten(2).transpose(1, 2)
+            rows = rows + layer(torch.tanh(rows))
+            x = rows.transpose(1, 2).reshape(x.shape)
+        return self.head(x.mean((2, 3)))
+
+
+EXACT: dict[str, tuple[Built, Built, Tensor]] = {
+    "new layer scales": (Scaled, partial(Scaled, scale=SCALED), ROWS),
+    "new layer scales, deeper": (Scaled, partial(Scaled, depth=4, scale=SCALED), ROWS),
+    "new layer scales, tiled": (Scaled, partial(Scaled, 16, scale=SCALED), ROWS),
+    "new layer scales, padded": (Scaled, partial(Scaled, 11, 3, scale=SCALED), ROWS),
+    "layer scales on both sides": (partial(Scaled, scale=SCALED), partial(Scaled, 16, 3, scale=SCALED), ROWS),
+    "mixers without weights": (partial(Pooling, 2), partial(Pooling, 4), IMAGES),
+    "rows and pictures": (partial(Turned, 2), partial(Turned, 4), IMAGES),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_only_the_target_has_keeps_the_function_and_the_plan_says_so(name: str) -> None:
+    build, larger, inputs = EXACT[name]
+    source, target = drawn(build, 0), drawn(larger, 1)
+    plan = tg.plan(source, target)
+    report = tg.apply(plan, source, target)
+    assert tg.verify(source, target, report, inputs).exact
+    assert plan.exact, plan.obstacles
+
+
+def test_a_new_layer_scale_is_one_also_where_the_source_does_not_fit() -> None:
+    source, target = drawn(partial(Scaled, depth=3), 0), drawn(partial(Scaled, 6, scale=1e-5), 1)
+    report = tg.transfer(source, target)
+    assert all(bool((scale == 1).all()) for scale in target.scales)
+    told = {one.key: one.status for one in report.tensors}
+    assert told["scales.0"] == told["scales.1"] == "silenced"
+
+
+def test_layer_scales_of_the_source_that_have_no_place_are_told() -> None:
+    source, target = drawn(partial(Scaled, scale=SCALED), 0), drawn(Scaled, 1)
+    plan = tg.plan(source, target)
+    assert not plan.exact and any("no place" in one for one in plan.obstacles or ())
