@@ -107,3 +107,15 @@ def test_layer_scales_of_the_source_that_have_no_place_are_told() -> None:
     source, target = drawn(partial(Scaled, scale=SCALED), 0), drawn(Scaled, 1)
     plan = tg.plan(source, target)
     assert not plan.exact and any("no place" in one for one in plan.obstacles or ())
+
+
+def test_branches_are_placed_in_the_order_of_the_run(zoo: object) -> None:
+    """Layer by layer, the perceptron of a block of one sort was placed before the attention of that block."""
+    from timm.models.gcvit import GlobalContextVit
+
+    def build(depths: tuple[int, ...]) -> nn.Module:
+        return GlobalContextVit(depths=depths, num_classes=5, num_heads=(2, 4, 8, 16), embed_dim=16)
+
+    source, target = drawn(partial(build, (1, 2, 1, 1)), 0), drawn(partial(build, (1, 4, 1, 1)), 1)
+    report = tg.transfer(source, target)
+    assert report.plan.exact and tg.verify(source, target, report).exact

@@ -109,14 +109,14 @@ def _served(places: Mapping[int, int], sides: Sequence[Sequence[Body]]) -> Itera
 
 
 def _kept(pairs: Pairs, target: Sequence[Body], source: Sequence[Body]) -> dict[int, int] | None:
-    """Return the places of the source's branches where the match has found one for each of them, layer by layer."""
+    """Return the places of the source's branches where the match has found one for each of them, in order."""
     left = {layers: number for number, (layers, _) in enumerate(source)}
     found = {}
     for number, (layers, _) in enumerate(target):
         place = left.pop(tuple(pairs[t].source if t in pairs else -1 for t in layers), None)
         if place is not None:
             found[number] = place
-    return None if left else found
+    return found if not left and list(found.values()) == sorted(found.values()) else None
 
 
 def _hold(places: Mapping[int, int], sides: Sequence[Sequence[Body]], target: Layers, source: Layers) -> bool:
