@@ -14,6 +14,7 @@ from benchmarks.growth.measure import drawn
 from tests.growing import IMAGES, ROWS, Built
 
 SCALED = 0.1
+WORDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(7))
 
 
 class Scaled(nn.Module):
@@ -74,12 +75,30 @@ class Turned(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Spoken(nn.Module):
+    """A language model whose last layer is its embedding, under whose name the tensor stands first (CamemBERT)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 20)
+        self.words = nn.Embedding(20, width)
+        self.layer = nn.Linear(width, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.words(x)
+        x = x + self.layer(self.norms[0](x))
+        return self.head(self.norms[1](x))
+
+
 EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "new layer scales": (Scaled, partial(Scaled, scale=SCALED), ROWS),
     "new layer scales, deeper": (Scaled, partial(Scaled, depth=4, scale=SCALED), ROWS),
     "new layer scales, tiled": (Scaled, partial(Scaled, 16, scale=SCALED), ROWS),
     "new layer scales, padded": (Scaled, partial(Scaled, 11, 3, scale=SCALED), ROWS),
     "layer scales on both sides": (partial(Scaled, scale=SCALED), partial(Scaled, 16, 3, scale=SCALED), ROWS),
+    "words under the name of the head": (partial(Spoken, 8), partial(Spoken, 16), WORDS),
     "mixers without weights": (partial(Pooling, 2), partial(Pooling, 4), IMAGES),
     "rows and pictures": (partial(Turned, 2), partial(Turned, 4), IMAGES),
 }
@@ -119,3 +138,17 @@ def test_branches_are_placed_in_the_order_of_the_run(zoo: object) -> None:
     source, target = drawn(partial(build, (1, 2, 1, 1)), 0), drawn(partial(build, (1, 4, 1, 1)), 1)
     report = tg.transfer(source, target)
     assert report.plan.exact and tg.verify(source, target, report).exact
+
+
+def test_zeros_that_a_norm_would_need_and_does_not_get_are_foretold(zoo: object) -> None:
+    """Mamba 2 normalizes what its convolution gives, heads and their sizes in one: new units of it are not zero."""
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    def build(width: int) -> nn.Module:
+        sizes = {"head_dim": 8, "state_size": 8, "n_groups": 2, "expand": 2, "num_hidden_layers": 1, "vocab_size": 30}
+        return Mamba2ForCausalLM(Mamba2Config(hidden_size=width, num_heads=width // 4, **sizes))
+
+    source, target = drawn(partial(build, 32), 0), drawn(partial(build, 64), 1)
+    plan = tg.plan(source, target)
+    assert not plan.exact and any("held at zero behind a depthwise" in one for one in plan.obstacles or ())
+    assert not tg.verify(source, target, tg.apply(plan, source, target)).exact

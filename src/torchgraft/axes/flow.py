@@ -81,6 +81,11 @@ class Flow:
             factor *= prod(one for one in numbers if one is not None) if numbers else step.scale
             value = step.inputs[0]
 
+    def embeddings(self) -> frozenset[str]:
+        """Return the keys of the stored tensors whose rows are looked up by number."""
+        keys = (self.parameter(step.inputs[0]) for step in self.steps if step.name == "embedding")
+        return frozenset(key for key in keys if key is not None)
+
     def parameter(self, value: int) -> str | None:
         """Return the key of a value that is a stored tensor, if in another layout."""
         return self.stored.get(self.plain(value))

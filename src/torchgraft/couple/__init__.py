@@ -80,7 +80,7 @@ def couple(
     elected, known = elect(ballots)
     growth = growths(ballots, target, source, tied)
     packed, grouped = packings(ballots, target, source)
-    book = MapBook(growth, known, packed, source.layer_scales, narrowing)
+    book = MapBook(growth, known, packed, source.layer_scales, narrowing, target.flow.embeddings())
     passing = passages(target, source, transfers, elected, book) if whole else NOTHING
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
     gates = target.gates if whole and not trainable and not _narrows(elected) else ()

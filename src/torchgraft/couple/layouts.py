@@ -39,7 +39,8 @@ class MapBook:
 
     ``growth`` has rules for some of them; ``known`` are pairs of single groups that stand for each other, ``packed``
     the groups of convolutions that stand side by side in larger ones; ``scales`` are the source's layer scales;
-    ``narrowing`` is the rule of groups that get smaller.
+    ``narrowing`` is the rule of groups that get smaller, ``words`` are the target's embeddings, under the names that
+    moves have for them: that of the last layer, where this is tied and comes first.
     """
 
     growth: Growth
@@ -47,6 +48,7 @@ class MapBook:
     packed: Mapping[tuple[Leaf, Leaf], Packing] = field(default_factory=dict)
     scales: Mapping[str, str] = field(default_factory=dict)
     narrowing: str = "centre"
+    words: Collection[str] = ()
     maps: list[UnitMap] = field(default_factory=list)
     numbers: dict[tuple[Leaf, Leaf], int] = field(default_factory=dict)
     paired: dict[tuple[Leaf, Leaf], list[tuple[Leaf, Leaf]]] = field(default_factory=dict)  # what was asked before
@@ -200,7 +202,8 @@ def _pads(ballot: Ballot, layout: Sequence[Sequence[Stretch]], book: MapBook, ta
     """Name what becomes of the units of every axis that the source does not determine, ``()`` where nothing does."""
     if not book.growth.rules and ballot.move.target.key not in book.growth.keys:
         return ()
-    reads = -1 if ballot.transfer.kind == "embedding" else input_axis(ballot.transfer.kind, ballot.move.target.role)
+    looked_up = ballot.transfer.kind == "embedding" or ballot.move.target.key in book.words
+    reads = -1 if looked_up else input_axis(ballot.transfer.kind, ballot.move.target.role)
     pads = tuple(
         "shared" if axis == reads and _copied(layout[axis], book.maps) else _pad(row, axis, ballot, book, target, reads)
         for axis, row in enumerate(ballot.rows)

@@ -11,7 +11,7 @@ from torchgraft.axes.flow import Flow
 from torchgraft.axes.norms import Norm
 from torchgraft.axes.operators import FACTORS
 from torchgraft.axes.steps import Step
-from torchgraft.axes.terms import Atom, atoms_of, size_of
+from torchgraft.axes.terms import atoms_of, size_of
 from torchgraft.predict.settings import same_epsilon
 from torchgraft.predict.sides import Sides, named, stored_inputs
 from torchgraft.predict.walk import Course, place
@@ -130,9 +130,14 @@ def _behind(sides: Sides, step: Step, units: object, norm: Norm) -> str:
         key = None if product is None else flow.parameter(product.weight)
         if product is not None and key is not None:
             if name == "convolution" and made.settings[-1] != 1:
-                return f"a depthwise {flow.classes.get(made.path, 'convolution')}" if norm.kind == "layer" else ""
-            if not _makes(sides, key, held):
+                shift = None if product.bias is None else flow.parameter(product.bias)
+                if norm.kind == "layer" or (product.bias is not None and not _is_padded(sides, shift)):
+                    return f"a depthwise {flow.classes.get(made.path, 'convolution')}"
                 waiting.append((product.value, scaled))
+            elif not any(held & set(atoms_of(axis)) for axis in sides.target.axes[key]):
+                waiting.append((product.value, scaled))
+            elif not _is_padded(sides, key):
+                return _told(flow, made)
             elif scaled and not all(one.move.scale for one in sides.ballots.get(key, ())):
                 return "a layer scale"
             continue
@@ -174,11 +179,9 @@ def _entered(flow: Flow, value: int, path: str) -> int:
     return value
 
 
-def _makes(sides: Sides, key: str, held: set[Atom]) -> bool:
-    """Tell whether the outputs of a weight are these units, and its new rows what a norm needs."""
-    pads = [pad for one in sides.ballots.get(key, ()) for pad in one.move.pads]
-    axes = [axis for axis in sides.target.axes[key] if held & set(atoms_of(axis))]
-    return bool(axes) and any(pad in ("mean", "zero") for pad in pads)
+def _is_padded(sides: Sides, key: str | None) -> bool:
+    """Tell whether new places of a tensor are what a norm needs."""
+    return any(pad in ("mean", "zero") for one in sides.ballots.get(key or "", ()) for pad in one.move.pads)
 
 
 def _told(flow: Flow, step: Step) -> str:
