@@ -20,10 +20,12 @@ WORDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(7))
 class Scaled(nn.Module):
     """Residual blocks under layer norms, each with a layer scale if there is one."""
 
-    def __init__(self, width: int = 8, depth: int = 2, scale: float | None = None) -> None:
+    def __init__(
+        self, width: int = 8, depth: int = 2, scale: float | None = None, affine: bool = True, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.stem = nn.Linear(6, width)
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(depth)])
+        self.norms = nn.ModuleList([nn.LayerNorm(width, eps, affine) for _ in range(depth)])
         self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
         self.scales = nn.ParameterList([torch.full((width,), scale) for _ in range(depth)] if scale else [])
         self.head = nn.Linear(width, 5)
@@ -98,6 +100,11 @@ EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "new layer scales, tiled": (Scaled, partial(Scaled, 16, scale=SCALED), ROWS),
     "new layer scales, padded": (Scaled, partial(Scaled, 11, 3, scale=SCALED), ROWS),
     "layer scales on both sides": (partial(Scaled, scale=SCALED), partial(Scaled, 16, 3, scale=SCALED), ROWS),
+    "layer norms without parameters, tiled": (
+        partial(Scaled, affine=False),
+        partial(Scaled, 16, 3, affine=False),
+        ROWS,
+    ),
     "words under the name of the head": (partial(Spoken, 8), partial(Spoken, 16), WORDS),
     "mixers without weights": (partial(Pooling, 2), partial(Pooling, 4), IMAGES),
     "rows and pictures": (partial(Turned, 2), partial(Turned, 4), IMAGES),
@@ -152,3 +159,13 @@ def test_zeros_that_a_norm_would_need_and_does_not_get_are_foretold(zoo: object)
     plan = tg.plan(source, target)
     assert not plan.exact and any("held at zero behind a depthwise" in one for one in plan.obstacles or ())
     assert not tg.verify(source, target, tg.apply(plan, source, target)).exact
+
+
+@pytest.mark.parametrize(
+    ("width", "eps", "why"), [(12, 1e-5, "takes in 12 units"), (16, 1e-3, "1e-05 → 0.001 in Layer")]
+)
+def test_layer_norms_without_parameters_that_change_are_foretold(width: int, eps: float, why: str) -> None:
+    source, target = drawn(partial(Scaled, affine=False), 0), drawn(partial(Scaled, width, affine=False, eps=eps), 1)
+    plan = tg.plan(source, target)
+    assert not plan.exact and any(why in one for one in plan.obstacles or ())
+    assert not tg.verify(source, target, tg.apply(plan, source, target), ROWS).exact

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torchgraft.axes import AxisGroups
 from torchgraft.axes.attention import Scores
 from torchgraft.axes.norms import Norm
-from torchgraft.axes.spans import Leaf, locked, size_of_leaf
+from torchgraft.axes.spans import Leaf, locked, size_of_leaf, spans_of
 from torchgraft.couple.election import Ballot
 from torchgraft.records import Move, Setting
 
@@ -56,8 +56,6 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
     ``tied`` are tensors that the target holds under further names: an embedding that reads what a last norm gives.
     """
     found = Growth()
-    if not (target.norms or target.normed or target.scales):
-        return found
     both = {leaf: key for key in tied if key in target.normed for leaf in _leaves(ballots, key)}
     for ballot in ballots:
         key, other = ballot.move.target.key, ballot.move.source.key
@@ -75,7 +73,24 @@ def growths(ballots: Sequence[Ballot], target: AxisGroups, source: AxisGroups, t
         if factor != 1:
             found.keys.add(key)
             found.factors[key] = factor
+    _copy(found, ballots, _plain(target) - both.keys())
     return found
+
+
+def _plain(target: AxisGroups) -> set[Leaf]:
+    """Return the units under layer norms without gain and shift."""
+    steps = [one for one in target.flow.steps if one.name == "native_layer_norm" and len(one.inputs) == 1]
+    spans = [spans_of(term) for step in steps for term in step.over]
+    return {row[0].leaf for row in spans if len(row) == 1}
+
+
+def _copy(found: Growth, ballots: Sequence[Ballot], plain: Collection[Leaf]) -> None:
+    """Let units stand several times where no gain could make up for new ones."""
+    for row in (row for ballot in ballots for row in ballot.rows if plain and row is not None):
+        if len(row[0]) == len(row[1]) == 1 and row[0][0].leaf in plain:
+            leaf, large, small = row[0][0].leaf, row[0][0].size, row[1][0].size
+            if large > small and large % small == 0 and _free(leaf, row[1][0].leaf, "layer"):
+                found.rules.setdefault(leaf, "tile")
 
 
 def _free(target: Leaf, source: Leaf, kind: str) -> bool:

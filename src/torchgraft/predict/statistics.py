@@ -43,7 +43,13 @@ def statistic_obstacles(sides: Sides, course: Course) -> Iterator[tuple[int, str
                 told = _norm(sides, gain, mine)
                 yield from ((number, what, gain.rpartition(".")[0]) for what in filter(None, [told]))
         elif mine.over and not (_is_norm(sides, mine) or _reads_weights(flow, mine)):
+            plain = mine.name == "native_layer_norm"
+            if plain and mine.settings[-1] != other.settings[-1]:
+                epsilons = f"{other.settings[-1]:g} → {mine.settings[-1]:g}"
+                yield number, f"epsilon {epsilons} in {named(flow, mine)}", place(flow, mine, mine.path)
             for t, s in zip(mine.over, other.over, strict=False):
+                if plain and _stand_as_copies(sides, t):
+                    continue
                 if size_of(t) != size_of(s) and not _is_silent(sides, t) and not _is_fixed(t):
                     told = f"{named(flow, mine)} takes in {size_of(t)} units instead of {size_of(s)}"
                     yield number, told, place(flow, mine, mine.path or "the whole model")
@@ -57,6 +63,16 @@ def _is_norm(sides: Sides, step: Step) -> bool:
 def _reads_weights(flow: Flow, step: Step) -> bool:
     """Tell whether one factor of a product is a stored tensor, in which new units count nothing."""
     return step.name in FACTORS and any(stored_inputs(flow, step))
+
+
+def _stand_as_copies(sides: Sides, term: object) -> bool:
+    """Tell whether units stand there several times, as often each."""
+    atoms = set(atoms_of(term))  # type: ignore[arg-type]
+    for key, held in sides.ballots.items():
+        for axis, row in zip(sides.target.axes[key], held[0].move.layout, strict=False):
+            if set(atoms_of(axis)) == atoms and row:
+                return any(sides.coupled.maps[number].how == "tile" for one in row for number in one.maps)
+    return False
 
 
 def _is_fixed(term: object) -> bool:
