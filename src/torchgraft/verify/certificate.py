@@ -6,6 +6,7 @@ __all__ = ["TOLERANCE", "Certificate", "Deviation", "Place", "rounding_in_storag
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ class Certificate:
             after = f", after {self.place.after}" if self.place.after else ""
             place = self.place.target
             place += "" if place == self.place.source else f" (from {self.place.source})"
-            lines.append(f"parts at: {place}{after}, by {self.place.relative:.1e}")
+            apart = "" if isnan(self.place.relative) else f", by {self.place.relative:.1e}"  # nothing to compare
+            lines.append(f"parts at: {place}{after}{apart}")
         names = ["reason", *["further"] * len(self.reasons)]
         lines += [f"{name}: {text}" for name, text in zip(names, self.reasons, strict=False)]
         return [*lines, *(f"note: {note}" for note in self.notes)]
