@@ -62,7 +62,7 @@ def render(every: Sequence[Case], sizes: Mapping[Key, Size], results: Mapping[Ke
         "",
         *_table(every, sizes, tried),
         "",
-        *_proofs(tried),
+        *_proofs(tried, len(every)),
         *_left_out(every, sizes, results),
         *_exceptions(tried),
     ]
@@ -100,12 +100,14 @@ def _table(every: Sequence[Case], sizes: Mapping[Key, Size], tried: Sequence[Res
         ))  # fmt: skip
 
 
-def _proofs(tried: Sequence[Result]) -> Iterator[str]:
+def _proofs(tried: Sequence[Result], count: int) -> Iterator[str]:
     proven = [one for one in tried if one.proven]
     if proven:
         groups, idle, alike = (sum(len(row) for row in rows) for rows in (
             [range(one.probed) for one in proven], [one.idle for one in proven], [one.alike for one in proven]
         ))  # fmt: skip
+        yield f"**Proven: {len(proven):,} of all {count:,} ({len(proven) / count:.1%}).**"
+        yield ""
         yield (
             f"Largest deviation of a proven architecture: {max(one.deviation for one in proven):.1e} "
             f"(median {median(one.deviation for one in proven):.1e}). Moved alone: {groups:,} groups, "
