@@ -77,6 +77,17 @@ class Turned(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Twice(nn.Module):
+    """Axes swapped twice, for nothing, on both sides (Mamba)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, width), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)).transpose(0, 1).contiguous().transpose(0, 1))
+
+
 class Spoken(nn.Module):
     """A language model whose last layer is its embedding, under whose name the tensor stands first (CamemBERT)."""
 
@@ -105,6 +116,7 @@ EXACT: dict[str, tuple[Built, Built, Tensor]] = {
         partial(Scaled, 16, 3, affine=False),
         ROWS,
     ),
+    "axes swapped twice": (partial(Twice, 8), partial(Twice, 12), ROWS),
     "words under the name of the head": (partial(Spoken, 8), partial(Spoken, 16), WORDS),
     "mixers without weights": (partial(Pooling, 2), partial(Pooling, 4), IMAGES),
     "rows and pictures": (partial(Turned, 2), partial(Turned, 4), IMAGES),

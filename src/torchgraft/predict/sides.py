@@ -79,7 +79,7 @@ class Sides:
                 value = inputs[1]
             elif self._is_done(flow, step, self.live) or self._is_plain(step):
                 value = inputs[0]
-            elif (before := self._turned_back(step)) is not None:
+            elif (before := self._turned_back(flow, step, self.live)) is not None:
                 value = before
             elif self._passes(step):
                 product = flow.product(step)
@@ -101,9 +101,12 @@ class Sides:
         """Return what a value of the source is but for its shape."""
         flow = self.source.flow
         while (step := flow.step(value)) is not None and step.inputs:
-            if step.name not in SAME and not self._is_done(flow, step, self.original):
+            if step.name in SAME or self._is_done(flow, step, self.original):
+                value = step.inputs[0]
+            elif (before := self._turned_back(flow, step, self.original)) is not None:
+                value = before
+            else:
                 break
-            value = step.inputs[0]
         return value
 
     @staticmethod
@@ -117,11 +120,12 @@ class Sides:
             made = flow.step(before(made.inputs[0]))
         return made is not None and (made.operator, made.settings) == (name, step.settings)
 
-    def _turned_back(self, step: Step) -> int | None:
+    @staticmethod
+    def _turned_back(flow: Flow, step: Step, before: Callable[[int], int]) -> int | None:
         """Return what a step puts back as it was: axes that were swapped before a silent block and are after it."""
         if step.name != "transpose":
             return None
-        made = self.target.flow.step(self.live(step.inputs[0]))
+        made = flow.step(before(step.inputs[0]))
         swapped = made is not None and made.name == "transpose" and _swap(made) == _swap(step)
         return made.inputs[0] if made is not None and swapped else None
 
