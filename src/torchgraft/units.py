@@ -7,6 +7,7 @@ __all__ = [
     "Index",
     "Pairs",
     "axis_indices",
+    "copied",
     "copy_shares",
     "count",
     "covered",
@@ -106,6 +107,11 @@ def provisional(maps: Iterable[UnitMap]) -> tuple[UnitMap, ...]:
 def count(units: UnitMap) -> int:
     """Return the number of units of the target that come from the source."""
     return len(pairs_of(units)[0]) if is_settled(units) else units.target
+
+
+def copied(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> bool:
+    """Tell whether units stand several times along an axis."""
+    return any(maps[number].how == "tile" for one in stretches for number in one.maps)
 
 
 def covered(stretches: Sequence[Stretch], maps: Sequence[UnitMap]) -> int:

@@ -87,8 +87,8 @@ def couple(
     opened, factors = open_gates(gates, [one for one in transfers if not one.reused])
     for key, factor in factors.items():
         growth.scale(key, factor)
-    fills = new_scales(target, source, transfers) | closed | opened
-    fills = {key: value for key, value in fills.items() if key not in passing.new}
+    still = {key: value for key, value in closed.items() if key not in passing.new}
+    fills = new_scales(target, source, transfers) | still | opened
     handing = handings(target, closed, transfers)
     settled = fills.keys() | passing.new | set(handing.keys.values()) | (handing.fills.keys() - handing.keys.keys())
     moves: dict[int, list[Move]] = {}

@@ -57,13 +57,13 @@ def align(
     known = [side_of(*one) for one in zip((target, source), groups, apart, strict=True)]
     sides = [_bodies(one.branches, own) for one, own in zip(groups, known, strict=True)]
     made, first = _aligned(pairs, sides, known[0].layers, known[1].layers, scorer)
-    buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
     sources = [*without_head(*groups, known[1], sides[1]), known[1]]
     if complete(owners(made) | first, known[0], sources[0]):
         return made, first, True
     held = hold_all(sides, (target, source), known[0], sources, scorer)
     if held is None:
         return made, first, False
+    buffers = {t: pair for t, pair in pairs.items() if known[0].layers[t].kind.startswith("buffer")}
     return buffers | held[0], held[1], True
 
 

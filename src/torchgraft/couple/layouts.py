@@ -17,7 +17,7 @@ from torchgraft.couple.packing import Packing, stretches_of
 from torchgraft.couple.spans import Spans
 from torchgraft.kinds import DIMENSIONAL, input_axis
 from torchgraft.records import Move, Stretch, UnitMap
-from torchgraft.units import axis_indices, covered, is_settled, move_indices
+from torchgraft.units import axis_indices, copied, covered, is_settled, move_indices
 
 # Share of the places of a concatenation that must be known on both sides.
 _ENOUGH = 0.9
@@ -205,15 +205,10 @@ def _pads(ballot: Ballot, layout: Sequence[Sequence[Stretch]], book: MapBook, ta
     looked_up = ballot.transfer.kind == "embedding" or ballot.move.target.key in book.words
     reads = -1 if looked_up else input_axis(ballot.transfer.kind, ballot.move.target.role)
     pads = tuple(
-        "shared" if axis == reads and _copied(layout[axis], book.maps) else _pad(row, axis, ballot, book, target, reads)
+        "shared" if axis == reads and copied(layout[axis], book.maps) else _pad(row, axis, ballot, book, target, reads)
         for axis, row in enumerate(ballot.rows)
     )
     return pads if any(pads) else ()
-
-
-def _copied(row: Sequence[Stretch], maps: Sequence[UnitMap]) -> bool:
-    """Tell whether units stand several times along an axis."""
-    return any(maps[number].how == "tile" for one in row for number in one.maps)
 
 
 def _pad(

@@ -43,7 +43,10 @@ def differ(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
             yield f"the code multiplies by {mine.scale:.4g} instead of {other.scale:.4g}"
     elif name == "add" and _is_epsilon(sides, mine):
         return  # see the norms
-    elif name != "native_layer_norm" and not _follows_sizes(name, mine, other):
+    elif name == "native_layer_norm":
+        if len(mine.inputs) == 1 and mine.settings[-1] != other.settings[-1]:  # one with a gain: see the norms
+            yield _epsilons(sides, mine, other)
+    elif not _follows_sizes(name, mine, other):
         numbers = [tuple(filter(_counts, step.settings)) for step in (mine, other)]
         if numbers[0] != numbers[1]:
             yield " → ".join(

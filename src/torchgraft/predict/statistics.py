@@ -16,6 +16,7 @@ from torchgraft.predict.settings import same_epsilon
 from torchgraft.predict.sides import Sides, named, stored_inputs
 from torchgraft.predict.walk import Course, place
 from torchgraft.records import Move
+from torchgraft.units import copied
 
 _LINEAR = frozenset((
     "add", "sub", "cat", "stack", "mean", "embedding", "permute", "transpose", "t", "repeat", "slice", "select",
@@ -43,12 +44,8 @@ def statistic_obstacles(sides: Sides, course: Course) -> Iterator[tuple[int, str
                 told = _norm(sides, gain, mine)
                 yield from ((number, what, gain.rpartition(".")[0]) for what in filter(None, [told]))
         elif mine.over and not (_is_norm(sides, mine) or _reads_weights(flow, mine)):
-            plain = mine.name == "native_layer_norm"
-            if plain and mine.settings[-1] != other.settings[-1]:
-                epsilons = f"{other.settings[-1]:g} → {mine.settings[-1]:g}"
-                yield number, f"epsilon {epsilons} in {named(flow, mine)}", place(flow, mine, mine.path)
             for t, s in zip(mine.over, other.over, strict=False):
-                if plain and _stand_as_copies(sides, t):
+                if mine.name == "native_layer_norm" and _stand_as_copies(sides, t):
                     continue
                 if size_of(t) != size_of(s) and not _is_silent(sides, t) and not _is_fixed(t):
                     told = f"{named(flow, mine)} takes in {size_of(t)} units instead of {size_of(s)}"
@@ -71,7 +68,7 @@ def _stand_as_copies(sides: Sides, term: object) -> bool:
     for key, held in sides.ballots.items():
         for axis, row in zip(sides.target.axes[key], held[0].move.layout, strict=False):
             if set(atoms_of(axis)) == atoms and row:
-                return any(sides.coupled.maps[number].how == "tile" for one in row for number in one.maps)
+                return copied(row, sides.coupled.maps)
     return False
 
 
@@ -116,8 +113,7 @@ def _norm(sides: Sides, gain: str, step: Step) -> str:
 
 
 def _is_tiled(sides: Sides, move: Move) -> bool:
-    rows = move.layout[0] if move.layout else ()
-    return any(sides.coupled.maps[number].how == "tile" for stretch in rows for number in stretch.maps)
+    return copied(move.layout[0] if move.layout else (), sides.coupled.maps)
 
 
 def _class(sides: Sides, gain: str, norm: Norm) -> str:
