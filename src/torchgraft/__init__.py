@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchgraft import morph
     from torchgraft._api import Ranking, apply, plan, rank, similarity, transfer
     from torchgraft.errors import ApplyError, CheckpointError, GraftError, MorphError, PinError, PlanError, SpecError
-    from torchgraft.optim import OptimizerReport, transfer_optimizer
+    from torchgraft.optim import OptimizerReport, parameter_groups, transfer_optimizer
     from torchgraft.plan import Plan, Report
     from torchgraft.records import Element, Layer, Match, Pair, TensorPlan
     from torchgraft.score import pairwise
@@ -43,6 +43,7 @@ __all__ = [
     "apply",
     "morph",
     "pairwise",
+    "parameter_groups",
     "plan",
     "rank",
     "similarity",
@@ -57,7 +58,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "_api": ("Ranking", "apply", "plan", "rank", "similarity", "transfer"),
     "errors": ("ApplyError", "CheckpointError", "GraftError", "MorphError", "PinError", "PlanError", "SpecError"),
-    "optim": ("OptimizerReport", "transfer_optimizer"),
+    "optim": ("OptimizerReport", "parameter_groups", "transfer_optimizer"),
     "plan": ("Plan", "Report"),
     "records": ("Element", "Layer", "Match", "Pair", "TensorPlan"),
     "score": ("pairwise",),

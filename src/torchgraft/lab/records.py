@@ -147,13 +147,17 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Initialized:
-    """What an initialization did: the share of the target's elements it set, the plan's hash, similarities."""
+    """What an initialization did: the share of the target's elements it set, the plan's hash, similarities.
+
+    ``shares`` are those of the learning rate that parameters are trained at, by key, where it is not all of it.
+    """
 
     coverage: float = 0.0
     plan_hash: str = ""
     similarity: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     note: str = ""
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ __all__ = ["Images", "Trained", "evaluate", "train"]
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from torchgraft.lab.recipes import OPTIMIZERS, PRECISIONS, check_recipe, learnin
 from torchgraft.lab.records import Epoch, Recipe
 
 _TEST_BATCH = 250
+_SHARE = "share"  # of the learning rate, in a group of parameters
 # Losses and gradients are looked at this many steps at a time: on a GPU every look waits for all work to end.
 _LOOK = 16
 # A scaled loss (float16) overflows now and then, and the scale is halved; more in a row are no matter of scale.
@@ -103,6 +105,7 @@ def train(
     seed: int,
     device: str = "cpu",
     tick: Callable[[Epoch], object] = lambda point: None,
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> Trained:
     """Train ``network`` in place by ``recipe`` (cross entropy), testing it before training and after every epoch.
 
@@ -118,6 +121,7 @@ def train(
         seed: of the order of the images, augmentation, dropout and stochastic depth; not of the weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
         tick: called with every point of the curve as soon as it is measured.
+        shares: of the learning rate, by parameter; 1 for those that it does not name.
 
     Raises:
         SpecError: an unknown optimizer or precision.
@@ -127,7 +131,7 @@ def train(
     kept, curve, broken, seconds = _Kept(recipe.keep), [], "", 0.0
     generator = torch.Generator().manual_seed(seed)
     with _seeded(seed, torch.device(device)):
-        loop = _prepare(network, images, recipe, torch.device(device))
+        loop = _prepare(network, images, recipe, torch.device(device), shares)
         point = Epoch(0, 0, *evaluate(loop.run, images, recipe, device))
         while True:
             curve.append(point)
@@ -168,7 +172,9 @@ def evaluate(network: nn.Module, images: Images, recipe: Recipe, device: str = "
     return 100 * int(torch.stack(right).sum()) / count, float(torch.stack(losses).cpu().double().sum()) / count
 
 
-def _prepare(network: nn.Module, images: Images, recipe: Recipe, device: torch.device) -> _Loop:
+def _prepare(
+    network: nn.Module, images: Images, recipe: Recipe, device: torch.device, shares: Mapping[str, float]
+) -> _Loop:
     network.to(device)
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,7 +184,16 @@ def _prepare(network: nn.Module, images: Images, recipe: Recipe, device: torch.d
     run: Any = torch.compile(network) if recipe.compile else network
     scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[recipe.precision].scaled)
     optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe)
+    _split(optimizer, network, shares)
     return _Loop(run, recipe, images, device, parameters, optimizer, scaler)
+
+
+def _split(optimizer: torch.optim.Optimizer, network: nn.Module, shares: Mapping[str, float]) -> None:
+    """Put the parameters of each share of the learning rate into a group of their own."""
+    group = optimizer.param_groups.pop()
+    named = [(shares.get(name, 1.0), one) for name, one in network.named_parameters() if one.requires_grad]
+    for share in sorted({share for share, _ in named}):
+        optimizer.add_param_group({**group, _SHARE: share, "params": [one for own, one in named if own == share]})
 
 
 def _epoch(loop: _Loop, last: Epoch, generator: torch.Generator) -> _Meter:
@@ -216,7 +231,7 @@ def _steps(images: int, batch: int) -> int:
 def _step(loop: _Loop, pictures: Tensor, labels: Tensor, rate: float) -> Tensor:
     """Take one step; return loss and gradient norm ``(2,)`` without waiting for them."""
     for group in loop.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[_SHARE]
     loop.optimizer.zero_grad(set_to_none=True)
     loss = cross_entropy(_answers(loop.run, pictures, loop.recipe), labels)
     loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

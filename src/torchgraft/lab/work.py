@@ -57,7 +57,7 @@ def work(
         network = build(task.spec, images.classes, seed)
         check_answers(task.spec, network, images.classes, task.data.size, seed)
         began = start(task, weights, network)
-        trained = train(network, images, task.recipe, seed=seed, device=device, tick=tick)
+        trained = train(network, images, task.recipe, seed=seed, device=device, tick=tick, shares=began.shares)
         described = {
             **setting(device),
             "data": images.fingerprint,
@@ -73,7 +73,7 @@ def work(
         seed=task.seed,
         task=dataclasses.asdict(task),
         curve=trained.curve,
-        start=began,
+        start=dataclasses.replace(began, shares={}),  # the initialization's name says it
         exploded=trained.exploded,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         seconds=time.perf_counter() - begun,

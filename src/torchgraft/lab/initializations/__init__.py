@@ -40,7 +40,7 @@ from torchgraft.lab.initializations.baselines import (
 )
 from torchgraft.lab.initializations.controls import norms, permuted, shuffled, statistics, variance
 from torchgraft.lab.initializations.matching import parse_match
-from torchgraft.lab.initializations.ours import VARIANT, dpiat, graft, parse_method, parse_variant
+from torchgraft.lab.initializations.ours import RATE, VARIANT, dpiat, graft, parse_method, parse_start
 from torchgraft.lab.initializations.plain import load_pretrained, name_shape, parse_file, predicted, pretrained, random
 from torchgraft.lab.initializations.start import Initialization, Start
 from torchgraft.lab.records import Initialized
@@ -72,8 +72,8 @@ _METHOD = f"[:METHOD{VARIANT}]"
 #: What may stand behind the name, and the function that reads and checks it. The others take nothing.
 ARGUMENTS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "pretrained": ("[:FILE]", str),
-    "dpiat": (VARIANT, parse_variant),
-    "graft": (VARIANT, parse_variant),
+    "dpiat": (VARIANT + RATE, parse_start),
+    "graft": (VARIANT + RATE, parse_start),
     "fna": (_MATCH, parse_match),
     "weight_selection": (_MATCH, parse_match),
     "net2net": (f"{_MATCH}[:noise=NUMBER]", parse_net2net),

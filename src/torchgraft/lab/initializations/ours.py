@@ -1,12 +1,13 @@
 """The methods of torchgraft itself, and the small grammar that names their variants.
 
 ``dpiat:bipartite:full:x=0.25`` is the published method with another matcher, operator and exponent. The parts stand in
-any order, and those left out stay as they are in the method.
+any order, and those left out stay as they are in the method. ``graft:rate=0.25`` trains what it transfers at a quarter
+of the recipe's learning rate.
 """
 
 from __future__ import annotations
 
-__all__ = ["VARIANT", "dpiat", "from_method", "graft", "parse_method", "parse_variant"]
+__all__ = ["RATE", "VARIANT", "dpiat", "from_method", "graft", "parse_method", "parse_start", "parse_variant"]
 
 from torch import nn
 
@@ -15,12 +16,15 @@ from torchgraft.errors import LabError
 from torchgraft.lab.initializations.start import Start
 from torchgraft.lab.records import Initialized
 from torchgraft.match import MATCHERS
+from torchgraft.optim import transferred_keys
 from torchgraft.transfer.methods import METHODS
 from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 
 #: How variants are written, for help texts.
 VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING][:least=NUMBER]"
+#: How the share of the learning rate is written that what is transferred is trained at.
+RATE = "[:rate=NUMBER]"
 
 
 def graft(start: Start) -> Initialized:
@@ -35,9 +39,30 @@ def dpiat(start: Start) -> Initialized:
 
 def from_method(method: str, start: Start, source: nn.Module | None = None) -> Initialized:
     """Transfer by ``method`` in the variant that the argument names; ``source`` replaces the start's own."""
-    options: Options = {**parse_variant(start.argument), "method": method, "seed": start.seed}
+    variant, share = parse_start(start.argument)
+    options: Options = {**variant, "method": method, "seed": start.seed}
     report = transfer(source or start.source, start.target, **options)
-    return Initialized(report.coverage, report.fingerprint, note=report.summary())
+    shares = {} if share == 1 else dict.fromkeys(transferred_keys(report), share)
+    return Initialized(report.coverage, report.fingerprint, note=report.summary(), shares=shares)
+
+
+def parse_start(argument: str) -> tuple[Options, float]:
+    """Read a variant, and the share of the learning rate that what is transferred is trained at.
+
+    Raises:
+        LabError: a part is none, or the share is not between 0 and 1.
+
+    >>> parse_start("bipartite:rate=0.25"), parse_start("")
+    (({'matcher': 'bipartite'}, 0.25), ({}, 1.0))
+    """
+    parts = argument.split(":") if argument else []
+    rates = [part for part in parts if part.startswith("rate=")]
+    if len(rates) > 1 or any(not 0 < _number(part) <= 1 for part in rates):
+        raise LabError(
+            f"{argument!r} names no share of the learning rate: write rate=NUMBER once, above 0 and at most 1"
+        )
+    rest = ":".join(part for part in parts if part not in rates)
+    return parse_variant(rest), _number(rates[0]) if rates else 1.0
 
 
 def parse_method(argument: str) -> tuple[str, str]:
