@@ -16,6 +16,7 @@ from torchgraft.errors import CheckpointError, LabError
 from torchgraft.lab import initializations
 from torchgraft.lab.initializations import INITIALIZATIONS, check, describe, initialize, load_pretrained, needs_source
 from torchgraft.lab.initializations.matching import with_statistics
+from torchgraft.optim import transferred_keys
 
 FROM_SOURCE = [name for name in INITIALIZATIONS if name not in ("random", "pretrained", "predicted")]
 VARIANTS = [
@@ -80,6 +81,10 @@ class TestNames:
             ("graft:x=1", "'x=1' in 'x=1' is no exponent"),
             ("graft:x=much", "no exponent"),
             ("graft:least=2", "'least=2' in 'least=2' is no similarity: write least=NUMBER between 0 and 1"),
+            ("graft:rate=0", "'rate=0' names no share of the learning rate: write rate=NUMBER once"),
+            ("dpiat:rate=2", "names no share of the learning rate"),
+            ("graft:rate=auto:rate=0.5", "names no share of the learning rate"),
+            ("permuted:graft:rate=0.5", "'rate=0.5' in 'rate=0.5' is neither a matcher"),
             ("graft:keep=most", "'keep=most' in 'keep=most' is no narrowing: write keep= and one of readers"),
             ("fna:bipartite", r"unknown match 'bipartite' \(valid: dp, graft, stages\)"),
             ("permuted:dp", r"unknown method 'dp' \(valid: graft, dpiat"),
@@ -117,6 +122,17 @@ class TestOurs:
         for method, value in done.similarity.items():
             assert value == torchgraft.similarity(source, other, method=method)
         assert list(done.similarity) == ["dpiat", "graft"]
+
+    def test_what_is_transferred_learns_at_a_share_of_the_rate(self) -> None:
+        source, target = lively(convnet(5)), lively(convnet(8), 1)
+        shares = {
+            rate: initialize(f"graft{rate}", source, copy.deepcopy(target), seed=3).shares
+            for rate in ("", ":rate=1", ":rate=0.5", ":rate=auto")
+        }
+        keys = transferred_keys(torchgraft.plan(source, target))
+        assert shares[""] == shares[":rate=1"] == {} and keys
+        assert shares[":rate=0.5"] == dict.fromkeys(keys, 0.5)
+        assert shares[":rate=auto"] == dict.fromkeys(keys, 0.25)
 
     def test_which_units_are_kept(self) -> None:
         source, first = lively(convnet(8)), lively(convnet(5), 1)

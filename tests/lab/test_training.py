@@ -104,6 +104,22 @@ def test_one_epoch_is_adam_by_hand() -> None:
     assert done.curve[1].gradient == pytest.approx(max(norms), rel=1e-4)
 
 
+def test_shares_of_the_learning_rate() -> None:
+    """After one step of plain SGD each parameter has gone its share of the way; the curve tells the whole rate."""
+    images, recipe = Patches(train=32), replace(RECIPE, epochs=1, optimizer="sgd", rate=1e-3)
+    shares = {"0.weight": 0.25, "6.bias": 0.5}
+    ends = []
+    for given in ({}, shares):
+        network = small()
+        start = {name: one.detach().clone() for name, one in network.named_parameters()}
+        done = train(network, images, recipe, seed=0, shares=given)
+        assert done.curve[-1].rate == recipe.rate
+        ends.append({name: one.detach() - start[name] for name, one in network.named_parameters()})
+    for name, way in ends[0].items():
+        assert way.any()
+        torch.testing.assert_close(ends[1][name], shares.get(name, 1.0) * way, rtol=1e-2, atol=1e-7)
+
+
 def test_evaluation_by_hand() -> None:
     images, network = Patches(), small().eval()
     accuracy, loss = evaluate(network, images, RECIPE)

@@ -152,6 +152,15 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, int]]:
     return seen
 
 
+def test_a_share_of_the_rate_is_taken_and_its_row_holds_no_keys(source: Outcome) -> None:
+    tasks = [replace(target("graft"), initialization=f"graft{rate}") for rate in ("", ":rate=0.01", ":rate=auto")]
+    runs = [work(task, source.weights).row for task in tasks]
+    plain, slow, auto = ([point.train_loss for point in row.curve[1:]] for row in runs)
+    assert plain != slow and slow != auto and auto != plain
+    assert all(row.start.shares == {} and row.start.plan_hash == runs[0].start.plan_hash for row in runs)
+    assert [row.curve[0] for row in runs] == [runs[0].curve[0]] * 3
+
+
 def test_initializations_of_one_seed_share_the_random_network_and_the_order_of_the_images(
     spied: list[tuple[torch.Tensor, int]], source: Outcome
 ) -> None:

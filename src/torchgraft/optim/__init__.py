@@ -10,8 +10,8 @@ groups    learning rates by origin
 
 from __future__ import annotations
 
-from torchgraft.optim.groups import parameter_groups, transferred_keys
+from torchgraft.optim.groups import parameter_groups, share_of, transferred_keys
 from torchgraft.optim.moving import transfer_optimizer
 from torchgraft.optim.report import OptimizerReport
 
-__all__ = ["OptimizerReport", "parameter_groups", "transfer_optimizer", "transferred_keys"]
+__all__ = ["OptimizerReport", "parameter_groups", "share_of", "transfer_optimizer", "transferred_keys"]

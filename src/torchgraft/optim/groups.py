@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["parameter_groups", "transferred_keys"]
+__all__ = ["parameter_groups", "share_of", "transferred_keys"]
 
 import math
 from typing import Any
@@ -10,25 +10,30 @@ from typing import Any
 from torch import nn
 
 from torchgraft.errors import ApplyError, SpecError
+from torchgraft.kinds import DIMENSIONAL
 from torchgraft.network import unwrap
 from torchgraft.plan import Plan, Report
+from torchgraft.records import Transfer
+
+_GENTLE = 0.25
 
 
 def parameter_groups(
-    report: Plan | Report, target: nn.Module, *, lr: float, transferred: float = 0.25
+    report: Plan | Report, target: nn.Module, *, lr: float, transferred: float | None = None
 ) -> list[dict[str, Any]]:
-    """Group the target's parameters for an optimizer: those from the source get a share of the learning rate.
+    """Group the target's parameters for an optimizer: those from the source may get a share of the learning rate.
 
     A rate that suits freshly drawn weights makes a trained function forget in its first epoch what an exact start has
-    kept; a quarter of it does not, and new units and blocks still learn at the full rate. It is meant for the task of
-    the source: where the head is new, all weights have to learn, and one rate for all is better (docs/optimizer.md has
-    the figures of both).
+    kept; a quarter of it does not, and new units and blocks still learn at the full rate. Where the target does not
+    compute the source's function, or has other classes, all weights have to learn, and one rate for all is better: both
+    are measured (docs/results/trained.md), and the default follows.
 
     Args:
         report: of the transfer, or its plan.
         target: the module that the plan was made for.
         lr: the learning rate of what is new.
-        transferred: the share of it for the rest.
+        transferred: the share of it for the rest; ``None``: a quarter where the plan is exact and the
+            classes are the same, else all of it.
 
     Returns:
         At most two groups, ``{"params": [...], "lr": ...}``, for any optimizer of torch: what came from the source,
@@ -41,26 +46,46 @@ def parameter_groups(
 
     >>> import torch, torchgraft as tg
     >>> small = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> deep = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8))
-    >>> report = tg.transfer(small, deep, exclude_target=["2", "4"])
-    >>> optimizer = torch.optim.AdamW(tg.parameter_groups(report, deep, lr=1e-3), lr=1e-3)
+    >>> deep = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> report = tg.transfer(small, deep, inputs=torch.zeros(1, 4))
+    >>> optimizer = torch.optim.AdamW(tg.parameter_groups(report, deep, lr=1e-3))
     >>> [(len(group["params"]), group["lr"]) for group in optimizer.param_groups]
-    [(2, 0.00025), (6, 0.001)]
+    [(6, 0.00025)]
     """
-    for name, value in (("lr", lr), ("transferred", transferred)):
+    plan = report.plan if isinstance(report, Report) else report
+    share = share_of(plan) if transferred is None else transferred
+    for name, value in (("lr", lr), ("transferred", share)):
         if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
             raise SpecError(f"{name} is {value!r}: give a number above 0")
-    plan = report.plan if isinstance(report, Report) else report
     planned = {one.key: one.shape for one in plan.tensors}
     keys = transferred_keys(plan)
     old, new = list[nn.Parameter](), list[nn.Parameter]()
     for key, parameter in unwrap(target).named_parameters():
         if planned.get(key) != tuple(parameter.shape):
-            raise ApplyError(f"the plan was made for another target: it does not know {key}; make the plan anew")
+            size = "×".join(map(str, parameter.shape)) or "one number"
+            raise ApplyError(f"the plan was made for another target: it has no {key} of {size}; make the plan anew")
         if parameter.requires_grad:
             (old if key in keys else new).append(parameter)
-    groups = [{"params": old, "lr": lr * transferred}, {"params": new, "lr": lr}]
+    groups = [{"params": old, "lr": lr * share}, {"params": new, "lr": lr}]
     return [group for group in groups if group["params"]]
+
+
+def share_of(report: Plan | Report) -> float:
+    """Return the share of the learning rate that suits what was transferred: a quarter where nothing is to be learnt.
+
+    >>> import torch, torchgraft as tg
+    >>> small, wide, more = nn.Linear(4, 2), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Linear(4, 3)
+    >>> [share_of(tg.plan(wide, other, inputs=torch.zeros(1, 4))) for other in (small, more)]
+    [1.0, 1.0]
+    """
+    plan = report.plan if isinstance(report, Report) else report
+    return _GENTLE if plan.exact and not any(map(_answers_more, plan.transfers)) else 1.0
+
+
+def _answers_more(transfer: Transfer) -> bool:
+    """Tell whether a head has other classes than the source's: it stays the same function of those that both have."""
+    heads = [move for move in transfer.moves if 0 in move.lead or "select_labels" in move.prepare]
+    return transfer.kind in DIMENSIONAL and any(one.target.shape[0] != one.source.shape[0] for one in heads)
 
 
 def transferred_keys(report: Plan | Report) -> frozenset[str]:

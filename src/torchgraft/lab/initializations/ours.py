@@ -16,15 +16,16 @@ from torchgraft.errors import LabError
 from torchgraft.lab.initializations.start import Start
 from torchgraft.lab.records import Initialized
 from torchgraft.match import MATCHERS
-from torchgraft.optim import transferred_keys
+from torchgraft.optim import share_of, transferred_keys
 from torchgraft.transfer.methods import METHODS
 from torchgraft.transfer.narrowing import RULE_NAMES
 from torchgraft.transfer.operators import OPERATORS
 
 #: How variants are written, for help texts.
 VARIANT = "[:MATCHER][:OPERATOR][:x=NUMBER][:keep=NARROWING][:least=NUMBER]"
-#: How the share of the learning rate is written that what is transferred is trained at.
-RATE = "[:rate=NUMBER]"
+_AUTO = "rate=auto"
+#: How the share of the learning rate is written that what is transferred is trained at; ``auto``: what suits the plan.
+RATE = "[:rate=NUMBER|auto]"
 
 
 def graft(start: Start) -> Initialized:
@@ -42,27 +43,28 @@ def from_method(method: str, start: Start, source: nn.Module | None = None) -> I
     variant, share = parse_start(start.argument)
     options: Options = {**variant, "method": method, "seed": start.seed}
     report = transfer(source or start.source, start.target, **options)
+    share = share_of(report) if share is None else share
     shares = {} if share == 1 else dict.fromkeys(transferred_keys(report), share)
     return Initialized(report.coverage, report.fingerprint, note=report.summary(), shares=shares)
 
 
-def parse_start(argument: str) -> tuple[Options, float]:
-    """Read a variant, and the share of the learning rate that what is transferred is trained at.
+def parse_start(argument: str) -> tuple[Options, float | None]:
+    """Read a variant, and the share of the learning rate that what is transferred is trained at; ``None`` for ``auto``.
 
     Raises:
         LabError: a part is none, or the share is not between 0 and 1.
 
-    >>> parse_start("bipartite:rate=0.25"), parse_start("")
-    (({'matcher': 'bipartite'}, 0.25), ({}, 1.0))
+    >>> parse_start("bipartite:rate=0.25"), parse_start("rate=auto"), parse_start("")
+    (({'matcher': 'bipartite'}, 0.25), ({}, None), ({}, 1.0))
     """
     parts = argument.split(":") if argument else []
     rates = [part for part in parts if part.startswith("rate=")]
-    if len(rates) > 1 or any(not 0 < _number(part) <= 1 for part in rates):
+    if len(rates) > 1 or any(part != _AUTO and not 0 < _number(part) <= 1 for part in rates):
         raise LabError(
             f"{argument!r} names no share of the learning rate: write rate=NUMBER once, above 0 and at most 1"
         )
     rest = ":".join(part for part in parts if part not in rates)
-    return parse_variant(rest), _number(rates[0]) if rates else 1.0
+    return parse_variant(rest), None if rates == [_AUTO] else _number(rates[0]) if rates else 1.0
 
 
 def parse_method(argument: str) -> tuple[str, str]:
