@@ -42,14 +42,18 @@ def grown(
     trainable: bool = False,
     method: str = "graft",
     fresh: str = "",
+    share: float | None = 1.0,
     make: Callable[..., Optimizer] = Adam,
     rate: float = FINE_RATE,
 ) -> tuple[nn.Module, Optimizer, float]:
-    """The target by graft; ``fresh`` moves the optimizer's state, and says what second moments of new units hold."""
+    """The target by graft; ``fresh`` moves the optimizer's state, and says what second moments of new units hold.
+
+    What was transferred is trained at a ``share`` of the rate; ``None``: at what ``parameter_groups`` chooses.
+    """
     target = seeded(target_network, seed + 1000)
     plan = tg.plan(source.network, target, method=method, trainable=trainable)
     tg.apply(plan, source.network, target)
-    optimizer = make(target.parameters(), lr=rate)
+    optimizer = make(tg.parameter_groups(plan, target, lr=rate, transferred=share), lr=rate)
     if fresh:
         tg.transfer_optimizer(plan, source.adam, optimizer, source=source.network, target=target, fresh=fresh)
     return target, optimizer, rate
@@ -59,13 +63,21 @@ STARTS: Mapping[str, Start] = {
     "the source itself": itself,
     "exact (the default)": grown,
     "exact, a tenth of the rate": partial(grown, rate=FINE_RATE / 10),
+    "exact, a quarter of the rate for what was transferred (`parameter_groups`' default)": partial(grown, share=None),
+    "exact, a tenth for what was transferred": partial(grown, share=0.1),
     "exact, state moved, zeros for new units": partial(grown, fresh="zero"),
     "**exact, state moved** (`transfer_optimizer`'s default)": partial(grown, fresh="mean"),
+    "exact, state moved, a quarter": partial(grown, fresh="mean", share=None),
     "`trainable=True`": partial(grown, trainable=True),
     "`trainable=True`, state moved": partial(grown, trainable=True, fresh="mean"),
     "dpiat": partial(grown, method="dpiat"),
     "dpiat, state moved": partial(grown, method="dpiat", fresh="mean"),
     "exact, SGD": partial(grown, make=partial(SGD, momentum=0.9), rate=SGD_RATE),
+    "exact, SGD, a quarter": partial(grown, share=None, make=partial(SGD, momentum=0.9), rate=SGD_RATE),
+    "exact, SGD at five times the rate": partial(grown, make=partial(SGD, momentum=0.9), rate=5 * SGD_RATE),
+    "exact, SGD at five times the rate, a quarter": partial(
+        grown, share=None, make=partial(SGD, momentum=0.9), rate=5 * SGD_RATE
+    ),
     "`trainable=True`, SGD": partial(grown, trainable=True, make=partial(SGD, momentum=0.9), rate=SGD_RATE),
     "dpiat, SGD": partial(grown, method="dpiat", make=partial(SGD, momentum=0.9), rate=SGD_RATE),
 }
