@@ -102,9 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise LabError(f"{options.output} does not end in .npz: name a file that does")
         arrays = join(options.folder, options.name)
         buffer = io.BytesIO()
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         (np.savez_compressed if options.compress else np.savez)(buffer, allow_pickle=False, **arrays)
         atomic_write(options.output, buffer.getvalue())
-    except GraftError as error:
+    except (GraftError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(

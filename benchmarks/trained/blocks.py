@@ -11,20 +11,17 @@ without any, ``graft`` takes the first ones.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
-from torch import Tensor
 
 import torchgraft as tg
+from benchmarks.trained.letters import gpt2, loss_of, read, train_source
 from benchmarks.trained.networks import resnet
 from torchgraft.demo.training import recalibrated
-from torchgraft.io import import_torchvision
 from torchgraft.lab.data import open_data
 from torchgraft.lab.experiments import load_experiment
 from torchgraft.lab.training import evaluate, train
@@ -82,51 +79,17 @@ def _residual(seeds: int) -> None:
             )
 
 
-def _gpt2(layers: int) -> Any:
-    """Return a small GPT-2 for 65 characters, without dropout."""
-    import_torchvision()
-    library = importlib.import_module("transformers")
-    config = library.GPT2Config(
-        vocab_size=65, n_positions=64, n_embd=96, n_layer=layers, n_head=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
-    )
-    return library.GPT2LMHeadModel(config)
-
-
 def _language(path: Path, steps: int) -> None:
-    text = path.read_text("utf-8")
-    letters = {letter: number for number, letter in enumerate(sorted(set(text)))}
-    tokens = torch.tensor([letters[letter] for letter in text])
-    split = int(0.9 * len(tokens))
-    source = _trained(tokens[:split], steps)
-    print(f"\nGPT-2 of {LAYERS} layers, {steps} steps: {_loss(source, tokens[split:]):.3f} nats a character\n")
+    text = read(path)
+    source, _ = train_source(text, LAYERS, steps)
+    print(f"\nGPT-2 of {LAYERS} layers, {steps} steps: {loss_of(source, text):.3f} nats a character\n")
     print("| into | layers | nats a character |\n|---|---|---:|")
     for fewer in FEWER:
         for way, choose in WAYS.items():
-            target = _gpt2(fewer).eval()
+            target = gpt2(fewer).eval()
             chosen = choose(fewer, LAYERS)
             tg.transfer(source, target, pins={f"transformer.h.{t}": f"transformer.h.{s}" for t, s in enumerate(chosen)})
-            print(f"| {fewer} layers | {way}: {' '.join(map(str, chosen))} | {_loss(target, tokens[split:]):.3f} |")
-
-
-def _trained(tokens: Tensor, steps: int) -> Any:
-    torch.manual_seed(0)
-    model = _gpt2(LAYERS).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in range(steps):
-        starts = torch.randint(len(tokens) - 64, (32,))
-        batch = torch.stack([tokens[start : start + 64] for start in starts.tolist()])
-        optimizer.zero_grad()
-        model(batch, labels=batch).loss.backward()
-        optimizer.step()
-        rates.step()
-    return model.eval()
-
-
-def _loss(model: Any, tokens: Tensor) -> float:
-    rows = tokens[: 64 * 256].view(-1, 64)
-    with torch.inference_mode():
-        return float(model(rows, labels=rows).loss)
+            print(f"| {fewer} layers | {way}: {' '.join(map(str, chosen))} | {loss_of(target, text):.3f} |")
 
 
 def main(arguments: list[str] | None = None) -> int:
