@@ -21,6 +21,7 @@ from torchgraft.optim import transferred_keys
 FROM_SOURCE = [name for name in INITIALIZATIONS if name not in ("random", "pretrained", "predicted")]
 VARIANTS = [
     "dpiat:bipartite:full:x=0.25",
+    "graft:keep=even:rate=auto",
     "graft:clip_normalized",
     "fna:graft",
     "fna:stages",

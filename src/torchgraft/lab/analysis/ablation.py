@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchgraft.lab.analysis.effects import Overall
-from torchgraft.lab.initializations.ours import parse_variant
+from torchgraft.lab.initializations.ours import parse_start
 from torchgraft.match import MATCHERS
 from torchgraft.transfer.methods import METHODS
 
@@ -28,22 +28,24 @@ def stages(initialization: str) -> tuple[str, str, str] | None:
 
     >>> stages("dpiat"), stages("dpiat:full:bipartite"), stages("dpiat:x=0.25")
     (('dpiat', 'dp', 'clip'), ('dpiat', 'bipartite', 'full'), ('dpiat', 'dp, x=0.25', 'clip'))
-    >>> stages("graft:keep=even")
-    ('graft', 'graft', 'embed, keep=even')
+    >>> stages("graft:keep=even"), stages("graft:rate=auto")
+    (('graft', 'graft', 'embed, keep=even'), ('graft', 'graft', 'embed, rate=auto'))
     >>> stages("random") is None
     True
     """
     name, _, argument = initialization.partition(":")
     if name not in METHODS:
         return None
-    method, options = METHODS[name], parse_variant(argument)
+    method, (options, share) = METHODS[name], parse_start(argument)
     own = next((matcher for matcher, function in MATCHERS.items() if function is method.match), "its own")
     matcher = str(options.get("matcher", own))
     exponent = options.get("exponent", method.exponent)
     told = matcher if exponent == method.exponent else f"{matcher}, x={exponent}"
     keep = options.get("narrowing", method.narrowing)
-    operator = str(options.get("operator", method.operator_name()))
-    return name, told, operator if keep == method.narrowing else f"{operator}, keep={keep}"
+    operator = [str(options.get("operator", method.operator_name()))]
+    operator += [] if keep == method.narrowing else [f"keep={keep}"]
+    operator += [] if share == 1 else ["rate=auto" if share is None else f"rate={share:g}"]
+    return name, told, ", ".join(operator)
 
 
 def ablation(found: Sequence[Overall]) -> tuple[Variant, ...]:
