@@ -105,6 +105,52 @@ class Spoken(nn.Module):
         return self.head(self.norms[1](x))
 
 
+class Separable(nn.Module):
+    """Attention by a query of one unit (MobileViT 2): what is cut from its projection grows in all parts but one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.stem = width, nn.Conv2d(3, width, 1)
+        self.project, self.out = nn.Conv2d(width, 1 + 2 * width, 1), nn.Conv2d(width, width, 1)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        query, key, value = self.project(x).split([1, self.width, self.width], 1)
+        context = (key * query.flatten(2).softmax(-1).view_as(query)).sum((2, 3), keepdim=True)
+        return self.head((x + self.out(F.relu(value) * context)).mean((2, 3)))
+
+
+class Aggregation(nn.Module):
+    """A block that puts what it makes behind what it reads, and mixes both."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.inner = self._layer(width, inner, 3)
+        self.mixed = self._layer(width + inner, width, 1)
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int, kernel: int) -> nn.Module:
+        convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixed(torch.cat([x, self.inner(x)], 1))
+
+
+class Aggregating(nn.Module):
+    """Such blocks in a row, without residuals (VoVNet)."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.blocks = nn.Sequential(*(Aggregation(8, 6) for _ in range(depth)))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
 EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "new layer scales": (Scaled, partial(Scaled, scale=SCALED), ROWS),
     "new layer scales, deeper": (Scaled, partial(Scaled, depth=4, scale=SCALED), ROWS),
@@ -119,6 +165,8 @@ EXACT: dict[str, tuple[Built, Built, Tensor]] = {
     "axes swapped twice": (partial(Twice, 8), partial(Twice, 12), ROWS),
     "words under the name of the head": (partial(Spoken, 8), partial(Spoken, 16), WORDS),
     "mixers without weights": (partial(Pooling, 2), partial(Pooling, 4), IMAGES),
+    "a query of one unit": (partial(Separable, 8), partial(Separable, 12), IMAGES),
+    "a part of a concatenation": (partial(Aggregating, 1), partial(Aggregating, 3), IMAGES),
     "rows and pictures": (partial(Turned, 2), partial(Turned, 4), IMAGES),
 }
 

@@ -72,7 +72,8 @@ class _View:
     def ends(self, link: Link) -> _Ends | None:
         """Return what a layer of the target reads and gives, where these are single groups of units.
 
-        Of several that it reads side by side, it is the one that stands for the same as what the layer gives.
+        Of several that it reads side by side, it is the one that stands for the same as what the layer gives; where
+        that is new as well, the only one of its size that stands for something.
         """
         spans, count = self.target.spans.get(link.weight, ()), self.target.grouped.get(link.weight, 1)
         if len(spans) < 2 or len(spans[0]) != 1:
@@ -82,6 +83,9 @@ class _View:
             return _Ends(gives, gives) if count == size_of_leaf(gives) and not spans[1][0].leaf else None
         origin = self.stands.get(gives)
         alike = [one for one in spans[1] if len(spans[1]) == 1 or (origin and self.stands.get(one.leaf) == origin)]
+        if origin is None and not alike:
+            equal = [one for one in spans[1] if size_of_leaf(one.leaf) == size_of_leaf(gives)]
+            alike = equal if len(equal) == 1 and equal[0].leaf in self.stands else []
         return _Ends(alike[0].leaf, gives, alike[0].start) if alike else None
 
     def units(self, leaf: Leaf, origin: Leaf) -> dict[int, int]:

@@ -65,7 +65,15 @@ def _follows_sizes(name: str, mine: Step, other: Step) -> bool:
         return mine.shape[-axes:] != other.shape[-axes:]
     if _RESIZED in name:
         return mine.shape[2:] != other.shape[2:]
-    return name in _SIZED and mine.shape != other.shape
+    return name in _SIZED and (mine.shape != other.shape or _splits_more(name, mine, other))
+
+
+def _splits_more(name: str, mine: Step, other: Step) -> bool:
+    """Tell whether a larger axis is cut into as many parts, the first of which is no larger: a query of one unit."""
+    if not name.endswith("split_with_sizes"):
+        return False
+    parts = [one for step in (mine, other) for one in step.settings[:1] if isinstance(one, tuple)]
+    return len(parts) == 2 and len(parts[0]) == len(parts[1]) and sum(parts[0]) != sum(parts[1])
 
 
 def _epsilons(sides: Sides, mine: Step, other: Step) -> str:

@@ -83,7 +83,7 @@ class Sides:
                 value = before
             elif self._passes(step):
                 product = flow.product(step)
-                value = inputs[0] if product is None else product.value
+                value = inputs[0] if product is None else self._given_on(step, product.value)
             elif name == "mul" and len(inputs) == 2 and any(map(self._is_open, inputs)):
                 value = inputs[0] if self._is_open(inputs[1]) else inputs[1]
             elif name == "mul" and len(inputs) == 2 and any(map(self._is_one, inputs)):
@@ -148,6 +148,28 @@ class Sides:
         before = flow.step(step.inputs[0]) if step.inputs and step.operator in LINEAR else None
         made = () if before is None else stored_inputs(flow, before)
         return any(self.passing.get(key) == step.operator for key in made)
+
+    def _given_on(self, step: Step, value: int) -> int:
+        """Return what a new layer gives on of what it reads: of a concatenation, the part that its rows are taken from.
+
+        Its first outputs are the units of that part, in their order.
+        """
+        flow = self.target.flow
+        made = flow.step(value)
+        keys = set(stored_inputs(flow, step))
+        passage = next((one for one in self.coupled.passages if one.weight in keys), None)
+        if passage is None or made is None or made.name != "cat" or step.name != "convolution":
+            return value
+        start, first = 0, passage.columns[0]
+        straight = all(column == first + row for row, column in zip(passage.rows, passage.columns, strict=True))
+        for one in made.inputs if straight and passage.rows[0] == 0 else ():
+            part = flow.step(one)
+            if part is None or part.outputs[0] != one or len(part.shape) < 3:
+                break
+            if start == first and len(passage.columns) <= part.shape[1]:
+                return one
+            start += part.shape[1]
+        return value
 
     def _is_open(self, value: int) -> bool:
         """Tell whether a value is a gate that is the same everywhere, which other tensors make up for."""
