@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 import torchgraft as tg
-from benchmarks.trained.letters import Text, batch_of, gpt2, loss_of, read, train_source
+from benchmarks.trained.letters import Text, batch_of, gpt2, learn, loss_of, read, train_source
 
 LAYERS, TARGET = 4, {"layers": 6, "width": 144, "heads": 6}
 RATE, LOOKS = 1e-3, (50, 100, 200, 300)  # steps after which the loss is told
 
-#: ``dpiat`` is left out: its layers are convolutions and linear ones, and GPT-2 has none that are not tied.
 #: By name: the method, the share of the rate for what was transferred, and whether the optimizer's state moves.
+#: ``dpiat`` is left out: its layers are convolutions and linear ones, and GPT-2 has none that are not tied.
 STARTS: Mapping[str, tuple[str, float | None, bool]] = {
     "random": ("", 1.0, False),
     "graft (exact)": ("graft", 1.0, False),
@@ -33,7 +33,9 @@ STARTS: Mapping[str, tuple[str, float | None, bool]] = {
 }
 
 
-def _curve(source: Any, adam: torch.optim.AdamW, text: Text, start: tuple[str, float | None, bool], seed: int) -> Any:
+def _curve(
+    source: Any, adam: torch.optim.AdamW, text: Text, start: tuple[str, float | None, bool], seed: int
+) -> list[float]:
     """Return the test losses before training and after each of the looks."""
     method, share, moved = start
     torch.manual_seed(seed)
@@ -48,11 +50,7 @@ def _curve(source: Any, adam: torch.optim.AdamW, text: Text, start: tuple[str, f
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, LOOKS[-1], eta_min=0.0)
     generator, losses = torch.Generator().manual_seed(seed), [loss_of(target, text)]
     for step in range(1, LOOKS[-1] + 1):
-        batch = batch_of(text.learnt, generator)
-        optimizer.zero_grad()
-        target.train()(batch, labels=batch).loss.backward()
-        optimizer.step()
-        schedule.step()
+        learn(target, batch_of(text.learnt, generator), optimizer, schedule)
         losses += [loss_of(target, text)] if step in LOOKS else []
     return losses
 

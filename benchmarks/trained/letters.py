@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LENGTH", "Text", "batch_of", "gpt2", "loss_of", "read", "train_source"]
+__all__ = ["LENGTH", "Text", "batch_of", "gpt2", "learn", "loss_of", "read", "train_source"]
 
 import importlib
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchgraft.io import import_torchvision
 
@@ -52,16 +53,20 @@ def batch_of(tokens: Tensor, generator: torch.Generator | None = None) -> Tensor
 def train_source(text: Text, layers: int, steps: int) -> tuple[Any, torch.optim.AdamW]:
     """Train a GPT-2 from scratch; return it, ready to use, and its optimizer."""
     torch.manual_seed(0)
-    model = gpt2(layers).train()
+    model = gpt2(layers)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
-        batch = batch_of(text.learnt)
-        optimizer.zero_grad()
-        model(batch, labels=batch).loss.backward()
-        optimizer.step()
-        rates.step()
+        learn(model, batch_of(text.learnt), optimizer, rates)
     return model.eval(), optimizer
+
+
+def learn(model: Any, batch: Tensor, optimizer: torch.optim.Optimizer, rates: LRScheduler) -> None:
+    """Take one step."""
+    optimizer.zero_grad()
+    model.train()(batch, labels=batch).loss.backward()
+    optimizer.step()
+    rates.step()
 
 
 def loss_of(model: Any, text: Text) -> float:

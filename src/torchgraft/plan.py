@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Plan", "Report"]
+__all__ = ["Plan", "Report", "as_plan"]
 
 import hashlib
 import json
@@ -211,6 +211,11 @@ class Report(_Ledger):
         head = {"method": self.method, "source": self.source, "target": self.target, "plan": self.fingerprint}
         totals = {"coverage": self.coverage, "elements": self.total, "counts": self.counts()}
         return {**head, **totals, "tensors": [asdict(tensor) for tensor in self.tensors]}
+
+
+def as_plan(given: Plan | Report) -> Plan:
+    """Return a plan, or that of a report, whose units are chosen."""
+    return given.plan if isinstance(given, Report) else given
 
 
 def _obstacles(data: list[dict[str, Any]] | None) -> tuple[Obstacle, ...] | None:

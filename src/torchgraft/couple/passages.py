@@ -82,10 +82,13 @@ class _View:
         if count > 1:
             return _Ends(gives, gives) if count == size_of_leaf(gives) and not spans[1][0].leaf else None
         origin = self.stands.get(gives)
-        alike = [one for one in spans[1] if len(spans[1]) == 1 or (origin and self.stands.get(one.leaf) == origin)]
-        if origin is None and not alike:
+        if len(spans[1]) == 1:
+            alike = list(spans[1])
+        elif origin is None:
             equal = [one for one in spans[1] if size_of_leaf(one.leaf) == size_of_leaf(gives)]
             alike = equal if len(equal) == 1 and equal[0].leaf in self.stands else []
+        else:
+            alike = [one for one in spans[1] if origin and self.stands.get(one.leaf) == origin]
         return _Ends(alike[0].leaf, gives, alike[0].start) if alike else None
 
     def units(self, leaf: Leaf, origin: Leaf) -> dict[int, int]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -105,7 +104,7 @@ def train(
     seed: int,
     device: str = "cpu",
     tick: Callable[[Epoch], object] = lambda point: None,
-    shares: Mapping[str, float] = MappingProxyType({}),
+    shares: Mapping[str, float] | None = None,
 ) -> Trained:
     """Train ``network`` in place by ``recipe`` (cross entropy), testing it before training and after every epoch.
 
@@ -131,7 +130,7 @@ def train(
     kept, curve, broken, seconds = _Kept(recipe.keep), [], "", 0.0
     generator = torch.Generator().manual_seed(seed)
     with _seeded(seed, torch.device(device)):
-        loop = _prepare(network, images, recipe, torch.device(device), shares)
+        loop = _prepare(network, images, recipe, torch.device(device), shares or {})
         point = Epoch(0, 0, *evaluate(loop.run, images, recipe, device))
         while True:
             curve.append(point)
@@ -183,17 +182,15 @@ def _prepare(
         raise LabError(f"{type(network).__name__} has no parameters to train: let them require gradients")
     run: Any = torch.compile(network) if recipe.compile else network
     scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[recipe.precision].scaled)
-    optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe)
-    _split(optimizer, network, shares)
+    optimizer = OPTIMIZERS[recipe.optimizer](_groups(network, shares), recipe)
     return _Loop(run, recipe, images, device, parameters, optimizer, scaler)
 
 
-def _split(optimizer: torch.optim.Optimizer, network: nn.Module, shares: Mapping[str, float]) -> None:
-    """Put the parameters of each share of the learning rate into a group of their own."""
-    group = optimizer.param_groups.pop()
+def _groups(network: nn.Module, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a group of parameters for each share of the learning rate."""
     named = [(shares.get(name, 1.0), one) for name, one in network.named_parameters() if one.requires_grad]
-    for share in sorted({share for share, _ in named}):
-        optimizer.add_param_group({**group, _SHARE: share, "params": [one for own, one in named if own == share]})
+    every = sorted({share for share, _ in named})
+    return [{"params": [one for own, one in named if own == share], _SHARE: share} for share in every]
 
 
 def _epoch(loop: _Loop, last: Epoch, generator: torch.Generator) -> _Meter:

@@ -12,7 +12,7 @@ from torch import nn
 from torchgraft.errors import ApplyError, SpecError
 from torchgraft.kinds import DIMENSIONAL
 from torchgraft.network import unwrap
-from torchgraft.plan import Plan, Report
+from torchgraft.plan import Plan, Report, as_plan
 from torchgraft.records import Transfer
 
 _GENTLE = 0.25
@@ -24,7 +24,7 @@ def parameter_groups(
     """Group the target's parameters for an optimizer: those from the source may get a share of the learning rate.
 
     A rate that suits freshly drawn weights makes a trained function forget in its first epoch what an exact start has
-    kept; a quarter of it does not, and new units and blocks still learn at the full rate. Where the target does not
+    kept; a quarter of it does not, and tensors that are new still learn at the full rate. Where the target does not
     compute the source's function, or has other classes, all weights have to learn, and one rate for all is better: both
     are measured (docs/results/trained.md), and the default follows.
 
@@ -52,7 +52,7 @@ def parameter_groups(
     >>> [(len(group["params"]), group["lr"]) for group in optimizer.param_groups]
     [(6, 0.00025)]
     """
-    plan = report.plan if isinstance(report, Report) else report
+    plan = as_plan(report)
     share = share_of(plan) if transferred is None else transferred
     for name, value in (("lr", lr), ("transferred", share)):
         if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
@@ -74,11 +74,13 @@ def share_of(report: Plan | Report) -> float:
     """Return the share of the learning rate that suits what was transferred: a quarter where nothing is to be learnt.
 
     >>> import torch, torchgraft as tg
-    >>> small, wide, more = nn.Linear(4, 2), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Linear(4, 3)
-    >>> [share_of(tg.plan(wide, other, inputs=torch.zeros(1, 4))) for other in (small, more)]
-    [1.0, 1.0]
+    >>> def perceptron(width, classes):
+    ...     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, classes))
+    >>> targets = perceptron(12, 2), perceptron(6, 2), perceptron(12, 3)  # wider, narrower, of other classes
+    >>> [share_of(tg.plan(perceptron(8, 2), target, inputs=torch.zeros(1, 4))) for target in targets]
+    [0.25, 1.0, 1.0]
     """
-    plan = report.plan if isinstance(report, Report) else report
+    plan = as_plan(report)
     return _GENTLE if plan.exact and not any(map(_answers_more, plan.transfers)) else 1.0
 
 
@@ -95,6 +97,6 @@ def transferred_keys(report: Plan | Report) -> frozenset[str]:
     >>> sorted(transferred_keys(tg.plan(nn.Linear(4, 2), nn.Linear(4, 3))))
     ['bias', 'weight']
     """
-    plan = report.plan if isinstance(report, Report) else report
+    plan = as_plan(report)
     passing = {key for one in plan.passages if not one.gate for key in one.keys}
     return frozenset(one.key for one in plan.tensors if one.source or one.key in passing)

@@ -19,7 +19,7 @@ from torchgraft.optim.moments import copies_of
 from torchgraft.optim.report import OptimizerReport
 from torchgraft.optim.states import FRESH, Fill, State, Work, state_of
 from torchgraft.origin import module_weights
-from torchgraft.plan import Plan, Report
+from torchgraft.plan import Plan, Report, as_plan
 from torchgraft.records import Move, Shape, TensorSpec, Transfer
 from torchgraft.transfer.narrowing import settle
 from torchgraft.transfer.prepare import check_available
@@ -109,7 +109,7 @@ def _prepare(
     target: nn.Module | None,
     fill: Fill,
 ) -> Work:
-    plan = plan.plan if isinstance(plan, Report) else plan
+    plan = as_plan(plan)
     moves: dict[str, list[tuple[Transfer, Move]]] = {}
     shapes: dict[str, Shape] = {}
     for transfer, move in _moves(plan):

@@ -156,13 +156,16 @@ class Sides:
         """
         flow = self.target.flow
         made = flow.step(value)
+        if made is None or made.name != "cat" or step.name != "convolution":
+            return value
         keys = set(stored_inputs(flow, step))
         passage = next((one for one in self.coupled.passages if one.weight in keys), None)
-        if passage is None or made is None or made.name != "cat" or step.name != "convolution":
+        if passage is None or passage.rows[0] != 0:
             return value
         start, first = 0, passage.columns[0]
-        straight = all(column == first + row for row, column in zip(passage.rows, passage.columns, strict=True))
-        for one in made.inputs if straight and passage.rows[0] == 0 else ():
+        if any(column != first + row for row, column in zip(passage.rows, passage.columns, strict=True)):
+            return value
+        for one in made.inputs:
             part = flow.step(one)
             if part is None or part.outputs[0] != one or len(part.shape) < 3:
                 break

@@ -18,7 +18,7 @@ from torchgraft.errors import ApplyError, GraftError, RunError, SpecError, brief
 from torchgraft.io import resolve
 from torchgraft.network import unwrap
 from torchgraft.origin import module_weights
-from torchgraft.plan import Plan, Report
+from torchgraft.plan import Plan, Report, as_plan
 from torchgraft.transfer.apply import stored_tensors
 from torchgraft.transfer.narrowing import settle
 from torchgraft.verify.certificate import Certificate, Deviation, Place, rounding_in_storage
@@ -64,7 +64,7 @@ def verify(
     >>> certificate.exact, certificate.reasons
     (False, ('ReLU → SiLU, at 1',))
     """
-    plan = report.plan if isinstance(report, Report) else report
+    plan = as_plan(report)
     models = _checked(source, target, plan)
     plan = settle(plan, module_weights(models[0]).values)
     cut = any(units.target < units.source for units in plan.maps)

@@ -18,7 +18,7 @@ from torchgraft.morph.edits.draft import Draft
 from torchgraft.network import read_module, unwrap
 from torchgraft.notes import OPEN
 from torchgraft.origin import module_weights
-from torchgraft.plan import Plan, Report
+from torchgraft.plan import Plan, Report, as_plan
 from torchgraft.transfer.apply import apply_plan
 from torchgraft.transfer.methods import customized
 from torchgraft.transfer.narrowing import Narrowing
@@ -130,7 +130,7 @@ def certified(draft: Draft, report: Report | Plan, options: Options, what: str) 
         stored = rounding_in_storage(one.dtype for one in draft.model.parameters() if one.is_floating_point())
         certificate = replace(certificate, rounding=max(certificate.rounding, stored))
     if not certificate.exact and not options.approximate:
-        measured, plan = certificate.deviation(), report.plan if isinstance(report, Report) else report
+        measured, plan = certificate.deviation(), as_plan(report)
         by = "" if measured is None else f" by {measured.relative:.1e}"
         why = next((f" ({reason})" for reason in (*certificate.reasons, *plan.obstacles)), "")
         raise MorphError(f"{what} would change the function{by}{why}: allow it with approximate=True")
