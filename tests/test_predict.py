@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchgraft as tg
+from torchgraft.axes import axis_groups
 from torchgraft.forecast import Forecast, told
 from torchgraft.records import Obstacle
 
@@ -320,3 +321,25 @@ def test_larger_heads_whose_keys_and_values_have_one_weight_are_rescaled_in_the_
     report = tg.transfer(source, target, inputs=x, pins={"q": "q", "kv": "kv"})
     assert tg.verify(source, target, report, x).exact
     assert report.plan.exact
+
+
+class Places(nn.Module):
+    """A linear layer reads every place of a picture, whose units do not lie side by side in memory."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, width, 1), nn.Linear(width, width)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.norm(self.mix(self.stem(x).permute(0, 2, 3, 1))))
+        return scores
+
+
+def test_a_linear_layer_of_permuted_values_is_known_as_one() -> None:
+    source, target = drawn(Places(8), 0), drawn(Places(12), 1)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    assert "bmm" not in {step.name for step in axis_groups(source, (x,)).flow.steps}
+    report = tg.transfer(source, target, inputs=x)
+    assert report.plan.exact, report.plan.obstacles
+    assert tg.verify(source, target, report, x).exact

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchgraft.axes import AxisGroups, known_groups
 from torchgraft.axes.inputs import arguments_of
 from torchgraft.errors import ApplyError, GraftError, InputsError, SpecError, choose
-from torchgraft.fingerprint import Look
+from torchgraft.fingerprint import Look, uniform
 from torchgraft.match import Matcher
 from torchgraft.match.pins import Pins
 from torchgraft.network import read_module, unwrap
@@ -158,13 +158,20 @@ Held = Callable[[], nn.Module | None]
 
 
 def _alike(target: Held, source: Held, name: str, other: str) -> bool:
-    """Tell whether two buffers hold the same values, as far as that can be seen."""
+    """Tell whether two buffers hold the same values, as far as that can be seen; repeated ones count once."""
     modules = target(), source()
     if modules[0] is None or modules[1] is None:
         return True
-    a, b = modules[0].get_buffer(name), modules[1].get_buffer(other)
+    a, b = map(_once, (modules[0].get_buffer(name), modules[1].get_buffer(other)))
     known = a.shape == b.shape and not a.is_meta and not b.is_meta
     return not known or torch.allclose(a.to(b), b, rtol=1e-6, equal_nan=True)
+
+
+def _once(buffer: Tensor) -> Tensor:
+    """Return a buffer without the units that repeat the first."""
+    for axis, same in enumerate(uniform(buffer)[0]):
+        buffer = buffer.narrow(axis, 0, 1) if same else buffer
+    return buffer
 
 
 def _kept(module: nn.Module | None) -> Held:

@@ -58,7 +58,7 @@ def fingerprint(value: Any) -> Look:
     """Return what a run depends on: of modules their classes, attributes, tensor shapes and uses in several places.
 
     Two fingerprints are equal where two modules compute alike but for the values of their tensors; of buffers that are
-    not stored, it counts whether they hold one value everywhere.
+    not stored, it counts where they hold the same for all units.
 
     Args:
         value: a module, or arguments of a run.
@@ -237,9 +237,21 @@ def _values(tensor: Tensor) -> object:
     return tuple(tensor.detach().flatten().tolist())
 
 
-def uniform(tensor: Tensor | None) -> float | None:
-    """Return the value that a tensor holds everywhere, ``None`` where it does not: no unit of it has a place then."""
-    if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex():
-        return None
-    value = tensor.flatten()[0]
-    return float(value) if bool((tensor == value).all()) else None
+def uniform(tensor: Tensor | None) -> tuple[tuple[bool, ...], float | None]:
+    """Tell along which axes a tensor holds the same for all units, which then have no place, and what it holds.
+
+    The second is the value that all of it has, ``None`` where it has several.
+
+    >>> uniform(torch.tensor([[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]])), uniform(torch.zeros(2))
+    (((True, False), None), ((True,), 0.0))
+    """
+    if tensor is None or tensor.is_meta or not tensor.numel() or tensor.is_complex() or tensor.layout != torch.strided:
+        return (), None
+    axes = tuple(_repeats(tensor, axis) for axis in range(tensor.ndim))
+    return axes, float(tensor.flatten()[0]) if all(axes) else None
+
+
+def _repeats(tensor: Tensor, axis: int) -> bool:
+    first = tensor.narrow(axis, 0, 1)
+    # The last unit tells of nearly all others that they differ.
+    return torch.equal(first, tensor.narrow(axis, -1, 1)) and bool((tensor == first).all())

@@ -28,12 +28,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchgraft.axes.outputs import outputs_of
-from torchgraft.axes.shadow import called, hollow, ours, plain_operators, shadow_of
+from torchgraft.axes.shadow import called, hollow, in_order, ours, plain_operators, shadow_of
 from torchgraft.axes.steps import Step, scale_of, settings_of
 from torchgraft.axes.terms import ONE, Atom, Cat, Term, atoms_of, lock, resolve, size_of, unify
 from torchgraft.errors import brief
 from torchgraft.fingerprint import uniform
 from torchgraft.network import unwrap
+
+#: Along which axes a buffer holds the same for all units, and the one value that it holds, if it is one.
+_Alike = tuple[tuple[bool, ...], float | None]
 
 Axes = tuple[Term, ...]
 
@@ -164,6 +167,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not any(part.children()) and not isinstance(part, torch.jit.ScriptModule):
                 part.register_forward_pre_hook(partial(self._enter, path))
                 part.register_forward_hook(partial(self._enter, ""))
+                if isinstance(part, nn.Linear):
+                    part.register_forward_pre_hook(in_order)
                 self._found.classes[path] = type(part).__name__
 
     def _enter(self, path: str, *_: Any) -> None:
@@ -306,7 +311,7 @@ def _written(found: Trace) -> set[int]:
     return reached
 
 
-def _register(module: nn.Module, known: _Known, found: Trace, uniform: Mapping[str, float]) -> None:
+def _register(module: nn.Module, known: _Known, found: Trace, alike: Mapping[str, _Alike]) -> None:
     """Give every stored tensor axes of its own; those of one unit are nothing to speak of."""
     stored = module.state_dict(keep_vars=True)
     seen: set[int] = set()
@@ -319,24 +324,25 @@ def _register(module: nn.Module, known: _Known, found: Trace, uniform: Mapping[s
             known.set(tensor, found.axes[key])
     for key, tensor in module.named_buffers():
         if id(tensor) not in seen:  # computed by the constructor, and lost in a state dict
-            reason = "" if key in uniform else "a buffer that is not stored"
-            known.set(tensor, tuple(fresh(size, reason) for size in tensor.shape))
+            same, value = alike.get(key) or ((False,) * tensor.ndim, None)
+            reasons = ["" if one else "a buffer that is not stored" for one in same]
+            known.set(tensor, tuple(map(fresh, tensor.shape, reasons)))
             found.constants[known.number(tensor)] = key
-            if key in uniform and tensor.numel() == 1:
-                found.numbers[known.number(tensor)] = uniform[key]
+            if value is not None and tensor.numel() == 1:
+                found.numbers[known.number(tensor)] = value
 
 
-def _uniform_buffers(module: nn.Module) -> dict[str, float]:
-    """Return the buffers that are not stored and hold one value everywhere, and it: no unit of them has a place.
+def _uniform_buffers(module: nn.Module) -> dict[str, _Alike]:
+    """Return along which axes buffers that are not stored hold the same for all units, and one value that they hold.
 
-    Such is the missing bias of BEiT's keys.
+    Such are the missing bias of BEiT's keys, and the filters of anti-aliasing, the same for every channel.
     """
-    return {
-        f"{path}.{name}".lstrip("."): value
+    found = {
+        f"{path}.{name}".lstrip("."): uniform(part._buffers.get(name))
         for path, part in module.named_modules()
         for name in part._non_persistent_buffers_set
-        if (value := uniform(part._buffers.get(name))) is not None
     }
+    return {key: alike for key, alike in found.items() if any(alike[0]) or alike[1] is not None}
 
 
 def _input(tensor: Tensor, known: _Known, values: bool) -> Tensor:
