@@ -241,6 +241,8 @@ def _transfer_data(transfer: Transfer) -> dict[str, Any]:
     data = asdict(replace(transfer, moves=tuple(replace(move, windows=None) for move in transfer.moves)))
     for move in data["moves"]:
         del move["windows"]
+        if not move["fold"]:  # plans without any keep their fingerprints
+            del move["fold"]
     return data
 
 
@@ -257,9 +259,9 @@ def _move(data: dict[str, Any], kind: str) -> Move:
     layout = tuple(tuple(_stretch(one) for one in axis) for axis in data["layout"])
     windows = None if prepare or layout else windows_of(kind, into, out_of, operator, lead)
     pads, factor = tuple(map(str, data["pads"])), float(data["factor"])
-    scale, offset = str(data.get("scale", "")), float(data.get("offset", 0.0))
+    scale, offset, fold = str(data.get("scale", "")), float(data.get("offset", 0.0)), str(data.get("fold", ""))
     elements = int(data["elements"])
-    return Move(into, out_of, operator, elements, prepare, lead, layout, pads, factor, scale, offset, windows)
+    return Move(into, out_of, operator, elements, prepare, lead, layout, pads, factor, scale, offset, fold, windows)
 
 
 def _passage(data: dict[str, Any]) -> Passage:

@@ -308,7 +308,8 @@ class Move:
     where; an axis without stretches is aligned at its centre. Without a layout, all are. ``pads`` name, for every
     axis, what becomes of the places that the source does not determine (see
     :data:`torchgraft.transfer.operators.PADS`). ``factor`` multiplies what comes from the source, ``offset`` is
-    added; ``scale`` is the key of the source's layer scale by whose values a mean over its units is weighed.
+    added; ``scale`` is the key of the source's layer scale by whose values a mean over its units is weighed, ``fold``
+    of one that the target has no place for: it multiplies what comes from the source.
     """
 
     target: TensorSpec
@@ -322,6 +323,7 @@ class Move:
     factor: float = 1.0
     scale: str = ""
     offset: float = 0.0
+    fold: str = ""
     windows: Windows | None = field(default=None, compare=False, repr=False)
 
 
@@ -342,9 +344,10 @@ class TensorPlan:
     """What becomes of one tensor of the target's state dict.
 
     ``status`` is ``copied`` (the source's tensor as it is), ``resized`` (its shape or layout changed, the rest is the
-    target's own), ``reused`` (as either, from a source that serves another tensor better), ``silenced`` (one value
-    everywhere, mostly zero, so that a new block changes nothing), ``initialised`` (the target was on the meta device
-    and this tensor was given its own initialization) or ``kept`` (the target's value stays).
+    target's own, or a layer scale was multiplied in), ``reused`` (as either, from a source that serves another tensor
+    better), ``silenced`` (one value everywhere, mostly zero, so that a new block changes nothing), ``initialised`` (the
+    target was on the meta device and this tensor was given its own initialization) or ``kept`` (the target's value
+    stays).
     ``elements`` counts what the source determines; a ``tied`` tensor is counted under its first name.
     """
 

@@ -27,12 +27,12 @@ from torchgraft.axes import AxisGroups
 from torchgraft.axes.branches import Branch
 from torchgraft.axes.spans import locked, size_of_leaf
 from torchgraft.couple.alignment import align
-from torchgraft.couple.closing import closings, new_scales
+from torchgraft.couple.closing import closings, folded_scales, new_scales
 from torchgraft.couple.election import Elected, elect, spans_of_moves
 from torchgraft.couple.following import followed
 from torchgraft.couple.gates import open_gates
 from torchgraft.couple.handing import handings
-from torchgraft.couple.layouts import MapBook, lay_out
+from torchgraft.couple.layouts import MapBook, Scales, lay_out
 from torchgraft.couple.norms import growths
 from torchgraft.couple.packing import packed_moves, packings
 from torchgraft.couple.passages import NOTHING, passages
@@ -80,7 +80,8 @@ def couple(
     elected, known = elect(ballots)
     growth = growths(ballots, target, source, tied)
     packed, grouped = packings(ballots, target, source)
-    book = MapBook(growth, known, packed, source.layer_scales, narrowing, target.flow.embeddings())
+    scales = Scales(source.layer_scales, folded_scales(source, transfers))
+    book = MapBook(growth, known, packed, scales, narrowing, target.flow.embeddings())
     passing = passages(target, source, transfers, elected, book) if whole else NOTHING
     closed, open_ = closings(target, source, transfers, whole, passing.branches)
     gates = target.gates if whole and not trainable and not _narrows(elected) else ()

@@ -66,6 +66,17 @@ def new_scales(target: AxisGroups, source: AxisGroups, transfers: Sequence[Trans
     return dict.fromkeys(sorted(scales - served), 1.0)
 
 
+def folded_scales(source: AxisGroups, transfers: Sequence[Transfer]) -> dict[str, str]:
+    """Return the source's layer scales without a place in the target, by the keys of what they multiply.
+
+    Args:
+        source: the source's groups.
+        transfers: matched layers and their moves.
+    """
+    placed = {move.source.key for one in transfers for move in one.moves}
+    return {key: scale for key, scale in source.layer_scales.items() if scale not in placed}
+
+
 def scale_keys(groups: AxisGroups, other: AxisGroups) -> frozenset[str]:
     """Return the layer scales of a network where another one has none: none of their layers stands for one of those."""
     return frozenset() if other.layer_scales else frozenset(groups.layer_scales.values())

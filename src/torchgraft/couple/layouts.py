@@ -33,6 +33,14 @@ _PREPARED = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """The source's layer scales by the keys of what they multiply: ``all``, and ``folded``, those without a place."""
+
+    all: Mapping[str, str] = field(default_factory=dict)
+    folded: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class MapBook:
     """The maps of a plan, one for each pair of groups, by number.
@@ -46,7 +54,7 @@ class MapBook:
     growth: Growth
     known: Collection[tuple[Leaf, Leaf]]
     packed: Mapping[tuple[Leaf, Leaf], Packing] = field(default_factory=dict)
-    scales: Mapping[str, str] = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
     narrowing: str = "centre"
     words: Collection[str] = ()
     maps: list[UnitMap] = field(default_factory=list)
@@ -143,17 +151,20 @@ def lay_out(ballot: Ballot, elected: Elected, book: MapBook, target: AxisGroups)
     )
     pads = _pads(ballot, layout, book, target)
     factor = _factor(ballot, book)
-    if not any(layout) and not pads and factor == 1:
+    scaled = move.target.key in target.layer_scales
+    fold = "" if scaled else book.scales.folded.get(move.source.key, "")
+    plain = not pads and factor == 1 and not fold
+    if not any(layout) and plain:
         return move
     counts = [_determined(move, row, axis, book.maps) for axis, row in enumerate(layout)]
-    if move.operator == "copy" and not pads and factor == 1 and _is_identity(move, layout, counts, book.maps):
+    if move.operator == "copy" and plain and _is_identity(move, layout, counts, book.maps):
         return move
-    scale = book.scales.get(move.source.key, "") if "mean" in pads and move.target.key in target.layer_scales else ""
+    scale = book.scales.all.get(move.source.key, "") if "mean" in pads and scaled else ""
     norm = target.norms.get(move.target.key)
     offset = 0.0 if norm is None else (factor - 1) * norm.offset
     elements = prod(counts)
     return Move(
-        move.target, move.source, "embed", elements, move.prepare, move.lead, layout, pads, factor, scale, offset
+        move.target, move.source, "embed", elements, move.prepare, move.lead, layout, pads, factor, scale, offset, fold
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchgraft.plan import Plan
 from torchgraft.records import Move, Stretch, Transfer, UnitMap
-from torchgraft.transfer.operators import clip, part_of, put_units, take_units, unit_places
+from torchgraft.transfer.operators import along_outputs, clip, part_of, put_units, take_units, unit_places
 from torchgraft.transfer.prepare import PREPARATIONS, Labels, Preparation, mapped_rows
 from torchgraft.units import pairs_of, shares_of
 
@@ -59,7 +59,14 @@ def copies_of(plan: Plan) -> Copies:
 
 
 def place_moment(
-    whole: Tensor, value: Tensor, order: int, transfer: Transfer, move: Move, plan: Plan, copies: Copies
+    whole: Tensor,
+    value: Tensor,
+    order: int,
+    transfer: Transfer,
+    move: Move,
+    plan: Plan,
+    copies: Copies,
+    fold: Tensor | None = None,
 ) -> None:
     """Write what a move brings of a moment; all other places keep what they hold.
 
@@ -71,8 +78,12 @@ def place_moment(
         move: of the plan.
         plan: with the maps and labels that the move refers to.
         copies: of the plan.
+        fold: the layer scale that the move multiplies its tensor by; a unit that it silences has no gradient to tell.
     """
     view, value = part_of(whole, move.target), part_of(value.contiguous(), move.source)
+    if fold is not None:
+        scale = along_outputs(fold.detach().to(value), value, transfer.kind, move) ** order
+        value = torch.where(scale == 0, 0, value / scale)
     if move.operator == "copy":
         view.copy_(value)
         return

@@ -115,6 +115,8 @@ def _prepare(
     for transfer, move in _moves(plan):
         moves.setdefault(move.target.key, []).append((transfer, move))
         shapes[move.source.key] = _stored(move.source)
+        if move.fold:
+            shapes[move.fold] = (move.source.shape[0],)
     check_available(move for several in moves.values() for _, move in several)
     planned = {one.key: one for one in plan.tensors if not one.buffer}
     own = {one.key: one.shape for one in planned.values() if one.tied is None}

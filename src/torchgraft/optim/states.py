@@ -67,6 +67,8 @@ def state_of(key: str, held: Held, work: Work) -> State | str:
         other = work.sources.get(move.source.key)
         if other is None:
             missing = "the source's optimizer does not hold its source"
+        elif move.fold and move.fold not in work.sources:
+            missing = f"the source's optimizer does not hold {move.fold}, by which its source is multiplied"
         elif not work.states.get(other.parameter):
             missing = "the source's optimizer has no state for its source"
         else:
@@ -124,7 +126,8 @@ def _merged(key: str, held: Held, found: Sequence[tuple[Transfer, Move, Held]], 
                 base = _EMPTY if order == 2 and not into.is_complex() else 0.0
                 moments[name] = torch.full(into.shape, base, dtype=into.dtype, device=into.device)
             value = value.detach().to(into.device)
-            place_moment(moments[name], value, order, transfer, move, work.plan, work.copies)
+            fold = work.sources[move.fold].parameter if move.fold else None
+            place_moment(moments[name], value, order, transfer, move, work.plan, work.copies, fold)
     if not moments:
         return "the source's optimizer has no moments for its source"
     for name, value in moments.items():

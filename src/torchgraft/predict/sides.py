@@ -39,8 +39,9 @@ class Sides:
     rest, in modules ``owners``; ``values`` are the tensors of one value, ``factors`` by what numbers in the target's
     code may be larger. ``passing`` are tensors of new layers that give on what they read, with the activation that is
     passed in its linear range, and ``gates`` those of new gates before them; ``carried`` are tensors of layers in which
-    a residual of the source is added, with the weight of the first layer that it goes through. ``zeros``, ``lived`` and
-    ``readers`` remember what was asked for.
+    a residual of the source is added, with the weight of the first layer that it goes through; ``folded`` are layer
+    scales of the source by the keys of the weights that they are multiplied into. ``zeros``, ``lived`` and ``readers``
+    remember what was asked for.
     """
 
     target: AxisGroups
@@ -58,6 +59,7 @@ class Sides:
     passing: Mapping[str, str]
     gates: frozenset[str]
     carried: Mapping[str, str]
+    folded: Mapping[str, str]
     zeros: dict[int, bool] = field(default_factory=dict)
     lived: dict[int, int] = field(default_factory=dict)
     readers: dict[bool, dict[str, list[Step]]] = field(default_factory=dict)
@@ -101,13 +103,23 @@ class Sides:
         """Return what a value of the source is but for its shape."""
         flow = self.source.flow
         while (step := flow.step(value)) is not None and step.inputs:
+            before = self._turned_back(flow, step, self.original)
             if step.name in SAME or self._is_done(flow, step, self.original):
                 value = step.inputs[0]
-            elif (before := self._turned_back(flow, step, self.original)) is not None:
-                value = before
-            else:
+            elif before is None and (before := self._unscaled(step)) is None:
                 break
+            else:
+                value = before
         return value
+
+    def _unscaled(self, step: Step) -> int | None:
+        """Return what a layer scale of the source multiplies, if the target's weights hold what both give."""
+        flow = self.source.flow
+        for scale, value in step.operands("mul"):
+            factors = flow.factors(flow.step(flow.plain(value)))
+            if factors is not None and self.folded.get(factors[0], "") == flow.parameter(scale):
+                return value
+        return None
 
     @staticmethod
     def _is_done(flow: Flow, step: Step, before: Callable[[int], int]) -> bool:
@@ -284,9 +296,10 @@ def sides_of(target: AxisGroups, source: AxisGroups, coupled: Coupled, operator:
     new = [one for one in coupled.passages if one.weight not in ballots]
     passing = {key: one.lifts[1] for one in new if not one.gate for key in one.keys}
     gates = frozenset(key for one in new if one.gate for key in (one.weight, one.bias))
+    folded = {one.move.source.key: one.move.fold for held in ballots.values() for one in held if one.move.fold}
     return Sides(
         target, source, coupled, operator, ballots, sources, frozenset(placed), served, owners, again, values, factors,
-        passing, gates, _carried(coupled.passages, ballots),
+        passing, gates, _carried(coupled.passages, ballots), folded,
     )  # fmt: skip
 
 

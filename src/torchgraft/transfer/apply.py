@@ -19,7 +19,7 @@ from torchgraft.records import Shape, TensorPlan, TensorSpec, Transfer
 from torchgraft.transfer.following import follow
 from torchgraft.transfer.initialise import materialize
 from torchgraft.transfer.narrowing import Narrowing, settle
-from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, part_of, place_units, seen
+from torchgraft.transfer.operators import CUSTOM, OPERATORS, Operator, along_outputs, part_of, place_units, seen
 from torchgraft.transfer.parametrized import computed_value, set_computed, unsettable
 from torchgraft.transfer.passages import pass_on
 from torchgraft.transfer.prepare import PREPARATIONS, check_available, class_axis, mapped_rows
@@ -213,8 +213,10 @@ def _operate(transfer: Transfer, work: _Work) -> None:
         if whole is None:
             whole = computed_value(work.target, move.target.key).clone()
             finish.append(partial(set_computed, work.target, move.target.key, whole))
-        value = part_of(work.values(move.source.key), move.source)
-        view = part_of(whole, move.target)
+        view, value = part_of(whole, move.target), part_of(work.values(move.source.key), move.source)
+        if move.fold:
+            value = value.to(torch.promote_types(value.dtype, view.dtype))  # rounded once, when it is written
+            value = value * along_outputs(work.values(move.fold).to(value), value, transfer.kind, move)
         if move.operator == "copy":
             view.copy_(value)
             continue
@@ -270,10 +272,11 @@ def _check_moves(plan: Plan, target: nn.Module, tensors: Mapping[str, Tensor]) -
 def _check_source(plan: Plan, shape_of: Callable[[str], Shape | None]) -> None:
     for transfer in plan.transfers:
         for move in transfer.moves:
-            actual = shape_of(move.source.key)
+            lacking = next((one for one in (move.scale, move.fold) if one and shape_of(one) is None), None)
+            actual = None if lacking else shape_of(move.source.key)
             if actual == move.source.shape:
                 continue
-            key = move.source.key
+            key = lacking or move.source.key
             if actual is None:
                 raise ApplyError(f"the plan was made for another source: it has no tensor {key}; make the plan anew")
             shape = _stored_shape(move.source)

@@ -11,6 +11,7 @@ __all__ = [
     "OPERATORS",
     "PADS",
     "Operator",
+    "along_outputs",
     "clip",
     "clip_normalized",
     "embed",
@@ -284,6 +285,12 @@ PADS: Mapping[str, Pad] = {
 
 # Types whose memory is all theirs: a sharded tensor has no strides to speak of.
 _PLAIN = (Tensor, nn.Parameter)
+
+
+def along_outputs(scale: Tensor, tensor: Tensor, kind: str, move: Move) -> Tensor:
+    """Return the values of a layer scale in the shape that multiplies the outputs of a tensor, or its only axis."""
+    axis = outputs_of(kind, move.source.role) or 0
+    return scale.reshape(*(-1 if one == axis else 1 for one in range(tensor.ndim)))
 
 
 def part_of(tensor: Tensor, spec: TensorSpec) -> Tensor:

@@ -39,7 +39,8 @@ Groups = Callable[[], tuple[AxisGroups, AxisGroups] | str]
 class _Matched:
     """Two networks as elements, and which are matched.
 
-    ``equal`` says that every layer of the target is one of the source as it is, ``copy`` that it has its name as well.
+    ``equal`` says that every layer of the target is one of the source as it is, and no scale of that is left over;
+    ``copy`` that it has its name as well.
     """
 
     match: Match
@@ -163,9 +164,14 @@ def _obstacles(
 
 
 def _equal(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[Layer]) -> bool:
-    """Tell whether every layer of the target is one of the source as it is, each another one."""
+    """Tell whether every layer of the target is one of the source as it is, each another one.
+
+    Parameters of the source that are left over may be layer scales, which the weights before them have to take in.
+    """
     every = all(t in pairs and layer.shape == source[pairs[t].source].shape for t, layer in enumerate(target))
-    return every and len({pair.source for pair in pairs.values()}) == len(target)
+    used = {pair.source for pair in pairs.values()}
+    spare = any(layer.kind == "parameter" and s not in used for s, layer in enumerate(source))
+    return every and len(used) == len(target) and not spare
 
 
 def _same_names(pairs: Mapping[int, Pair], target: Sequence[Layer], source: Sequence[Layer]) -> bool:
@@ -315,7 +321,8 @@ def _stored_keys(target: Network, key: str) -> list[str]:
 
 def _reason(moves: Sequence[tuple[Transfer, Move]], excluded: bool, followed: bool) -> str:
     if moves:
-        return "without what was cut before it" if followed else ""
+        folded = next((f"times {move.fold}, which has no place" for _, move in moves if move.fold), "")
+        return "without what was cut before it" if followed else folded
     return "excluded" if excluded else "no source layer"
 
 

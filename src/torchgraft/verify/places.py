@@ -157,13 +157,17 @@ def _foretold(
 
 
 def pairs_of(plan: Plan, source: nn.Module, target: nn.Module) -> list[Pair]:
-    """Return the matched layers whose own outputs a module gives; a source that serves twice counts once."""
+    """Return the matched layers whose own outputs a module gives; a source that serves twice counts once.
+
+    A layer that holds a layer scale of the source gives what no module of that gives.
+    """
     found = []
     parts = [dict(one.named_modules(remove_duplicate=False)) for one in (target, source)]
     for transfer in plan.transfers:
         named = zip(parts, (transfer.target, transfer.source), strict=True)
         paths = [_module_path(modules, path, transfer) for modules, path in named]
-        if not transfer.reused and paths[0] is not None and paths[1] is not None:
+        folded = any(move.fold for move in transfer.moves)
+        if not (transfer.reused or folded) and paths[0] is not None and paths[1] is not None:
             found.append(Pair(paths[0], paths[1], transfer))
     return found
 
