@@ -53,7 +53,7 @@ def align(
         groups: of target and source.
         scorer: scores layers.
     """
-    apart = scale_keys(*groups), frozenset[str]()
+    apart = scale_keys(*groups), scale_keys(*reversed(groups))
     known = [side_of(*one) for one in zip((target, source), groups, apart, strict=True)]
     sides = [_bodies(one.branches, own) for one, own in zip(groups, known, strict=True)]
     made, first = _aligned(pairs, sides, known[0].layers, known[1].layers, scorer)

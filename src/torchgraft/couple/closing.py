@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["closings", "new_scales", "scale_keys"]
+__all__ = ["closings", "folded_scales", "new_scales", "scale_keys"]
 
 from collections.abc import Mapping, Sequence
 

@@ -36,11 +36,12 @@ Signature = tuple[bytes, bytes] | tuple[str, Leaf]
 class _Places:
     """Where each group of the target gets its units from, by the first tensor that says so.
 
-    ``told`` are groups that were found in two places, ``sound`` axes that need no second look.
+    Parts of one tensor (queries, keys, values) may share groups in the target that are apart in the source. ``told``
+    are groups that were found in two places, ``sound`` axes that need no second look.
     """
 
     groups: dict[Atom, Signature] = field(default_factory=dict)
-    leaves: dict[Leaf, Leaf] = field(default_factory=dict)
+    leaves: dict[Leaf, set[Leaf]] = field(default_factory=dict)
     told: set[Atom] = field(default_factory=set)
     sound: set[tuple[object, ...]] = field(default_factory=set)
 
@@ -129,8 +130,10 @@ def _of_spans(
         home = next(one for one in row[1] if one.start <= first < one.start + size_of_leaf(one.leaf))
         if int(out_of[inside].max()) >= home.start + size_of_leaf(home.leaf):
             return "units of several groups are put together in another way"
-        if places.leaves.setdefault(span.leaf, home.leaf) != home.leaf:
+        homes = places.leaves.setdefault(span.leaf, {home.leaf})
+        if home.leaf not in homes and move.target.part is None:
             return "units come from another group here than elsewhere"
+        homes.add(home.leaf)
         local = into[inside] - span.start, out_of[inside] - home.start
         for group, signature in _signatures(move, axis, span, home, local, sides):
             if places.groups.setdefault(group, signature) != signature and group not in places.told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Course", "Found", "compare", "place"]
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torchgraft.axes.flow import Flow
@@ -12,11 +12,13 @@ from torchgraft.axes.operators import LAYER_NORMS, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
 from torchgraft.predict.settings import differ
 from torchgraft.predict.sides import SAME, Sides, named, stored_inputs
+from torchgraft.predict.views import seen_alike
 from torchgraft.records import Obstacle
 
 #: A value of the target, the value of the source that it should be, and the place of what reads it.
 Point = tuple[int, int, str]
 
+_COMMUTES = frozenset(("add", "mul"))
 _BRIEF = frozenset(("addmm", "mm"))  # the same product, with and without a bias
 
 
@@ -78,6 +80,9 @@ def compare(sides: Sides) -> Course:
             waiting += [(t, carried[0], below), (carried[1], carried[2], below)]
             continue
         inputs = _aligned(sides, mine, other, course.new)
+        if inputs is None and (viewed := seen_alike(sides, t, s)) is not None:
+            waiting.append((*viewed, below))
+            continue
         if inputs is None or mine.outputs.index(t) != other.outputs.index(s):
             course.found += _apart(sides, (t, s, below), waiting)
             continue
@@ -123,7 +128,31 @@ def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple
         further = {value: made for value in values[0] if (made := _new_part(sides, value))}
         values[0] = [value for value in values[0] if value not in further]
         new.update(key for held in further.values() for key in held)
-    return list(zip(*values, strict=True)) if len(values[0]) == len(values[1]) else None
+    if len(values[0]) != len(values[1]):
+        return None
+    if names[0] in _COMMUTES and _crossed(sides, *values):
+        values[0].reverse()
+    return list(zip(*values, strict=True))
+
+
+def _crossed(sides: Sides, mine: Sequence[int], other: Sequence[int]) -> bool:
+    """Tell whether two values that are added or multiplied stand in the other order, by the layers that made them."""
+    made = [_makers(sides.target.flow, value, sides.live) for value in mine]
+    homes = [{one for key in keys for one in sides.sources.get(key, ())} for keys in made]
+    makers = [_makers(sides.source.flow, value, sides.original) for value in other]
+    straight = any(a & b for a, b in zip(homes, makers, strict=True))
+    return not straight and any(a & b for a, b in zip(homes, reversed(makers), strict=True))
+
+
+def _makers(flow: Flow, value: int, plain: Callable[[int], int]) -> set[str]:
+    """Return the tensors of the layer that made a value, nothing where several values came together since."""
+    while (step := flow.step(plain(value))) is not None:
+        keys = set(stored_inputs(flow, step))
+        values = [one for one in step.inputs if flow.parameter(one) is None]
+        if keys or len(values) != 1:
+            return keys
+        value = values[0]
+    return set()
 
 
 def _alone(sides: Sides, mine: Step, other: Step, new: set[str]) -> int | None:
