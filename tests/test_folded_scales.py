@@ -101,6 +101,28 @@ def test_float16_is_rounded_once() -> None:
     assert torch.equal(target[1].fc2.weight, want)
 
 
+class Pooled(nn.Module):
+    """A residual branch without weights, which could take in no scale."""
+
+    def __init__(self, scaled: bool) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.gamma = nn.Parameter(torch.full((8,), 0.5)) if scaled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.softmax(x, -1)
+        scores: Tensor = self.head(x + (y if self.gamma is None else y * self.gamma))
+        return scores
+
+
+def test_a_scale_that_no_weight_can_take_in_is_told() -> None:
+    source, target = Pooled(True).double(), Pooled(False).double()
+    report = tg.transfer(source, target, inputs=X)
+    assert not tg.verify(source, target, report, X).exact
+    assert not report.plan.exact and "no place" in report.plan.obstacles[0]
+
+
 def test_dpiat_leaves_weights_as_they_are() -> None:
     source, target = _network(8, BOTH, 0), _network(8, (False, False), 1)
     tg.transfer(source, target, method="dpiat")

@@ -24,8 +24,11 @@ _RESIZED = "upsample"  # to the size of a picture
 def differ(sides: Sides, mine: Step, other: Step) -> Iterator[str]:
     """Yield what is set otherwise in a step of the target than in that of the source."""
     name = mine.operator
-    if name == "convolution":
-        yield from _geometry(sides, mine, other)
+    if "convolution" in (name, other.operator):
+        if name == other.operator:  # else of a picture of one place, where there is nothing to set
+            yield from _geometry(sides, mine, other)
+    elif name == "mean" and _averaged(mine) == _averaged(other):
+        return
     elif name in BATCH_NORMS:
         if mine.settings[-1] != other.settings[-1]:
             yield _epsilons(sides, mine, other)
@@ -85,6 +88,15 @@ def _counts(setting: Any) -> bool:
     return isinstance(setting, int | float | str) or (
         isinstance(setting, tuple) and all(isinstance(one, int | float | str) for one in setting)
     )
+
+
+def _averaged(step: Step) -> tuple[int, frozenset[int]] | None:
+    """Return the number of axes before a mean, and those that it is taken over; ``None`` where it takes all."""
+    axes = next((one for one in step.settings if isinstance(one, tuple)), None)
+    if axes is None:
+        return None
+    rank = len(step.shape) + (0 if True in step.settings else len(axes))
+    return rank, frozenset(axis % rank for axis in axes)
 
 
 def _is_epsilon(sides: Sides, step: Step) -> bool:

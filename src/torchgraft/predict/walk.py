@@ -7,9 +7,11 @@ __all__ = ["Course", "Found", "compare", "place"]
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from torchgraft.axes import AxisGroups
 from torchgraft.axes.flow import Flow
 from torchgraft.axes.operators import LAYER_NORMS, LAYOUT, SUMS
 from torchgraft.axes.steps import Step
+from torchgraft.axes.terms import size_of
 from torchgraft.predict.settings import differ
 from torchgraft.predict.sides import SAME, Sides, named, stored_inputs
 from torchgraft.predict.views import seen_alike
@@ -116,7 +118,7 @@ def _carried(sides: Sides, mine: Step, other: Step, new: set[str]) -> tuple[int,
 def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple[int, int]] | None:
     """Return the values that both steps read, in pairs, or ``None`` where the steps are not the same function."""
     names = mine.operator, other.operator
-    if names[0] != names[1] and not {*names} <= _BRIEF:
+    if names[0] != names[1] and not (_is_linear(sides.target, mine) and _is_linear(sides.source, other)):
         return None
     keys = [set(stored_inputs(flow, step)) for flow, step in _both(sides, mine, other)]
     if keys[0] and not any(sides.sources.get(key, frozenset()) & keys[1] for key in keys[0]):
@@ -133,6 +135,15 @@ def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple
     if names[0] in _COMMUTES and _crossed(sides, *values):
         values[0].reverse()
     return list(zip(*values, strict=True))
+
+
+def _is_linear(groups: AxisGroups, step: Step) -> bool:
+    """Tell whether a step is a product with a matrix: with a bias, without one, or a convolution of a single place."""
+    if step.operator != "convolution":
+        return step.operator in _BRIEF
+    key = groups.flow.parameter(step.inputs[1])
+    kernel = () if key is None else groups.axes[key][2:]
+    return key is not None and step.groups == 1 and {*step.shape[2:], *map(size_of, kernel)} <= {1}
 
 
 def _crossed(sides: Sides, mine: Sequence[int], other: Sequence[int]) -> bool:
