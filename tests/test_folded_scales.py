@@ -94,6 +94,22 @@ def test_a_source_without_the_scale_is_refused() -> None:
     assert all(torch.equal(before[key], one) for key, one in target.state_dict().items())
 
 
+def test_what_is_rounded_in_float32_is_exact() -> None:
+    source, target = _network(8, BOTH, 0).float(), _network(8, (False, False), 1).float()
+    report = tg.transfer(source, target, inputs=X.float())
+    certificate = tg.verify(source, target, report, X.float())
+    assert certificate.exact, certificate
+
+
+def test_another_reason_is_told_without_the_scales() -> None:
+    source, target = _network(8, BOTH, 0), _network(8, (False, False), 1)
+    report = tg.transfer(source, target, inputs=X)
+    target[2].norm.eps = 0.1
+    certificate = tg.verify(source, target, report, X)
+    assert not certificate.exact and "epsilon" in certificate.reasons[0]
+    assert not any("no place" in one for one in certificate.reasons), certificate.reasons
+
+
 def test_float16_is_rounded_once() -> None:
     source, target = _network(8, BOTH, 0).half(), _network(8, (False, False), 1)
     tg.transfer(source, target, inputs=X)

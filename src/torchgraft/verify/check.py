@@ -96,7 +96,11 @@ def verify(
 def _rounding(plan: Plan) -> float:
     """Return the deviation that storing what the transfer computed explains."""
     moves = (move for transfer in plan.transfers for move in transfer.moves)
-    computed = {move.target.dtype for move in moves if move.factor != 1 or {"mean", "shared"}.intersection(move.pads)}
+    computed = {
+        move.target.dtype
+        for move in moves
+        if move.factor != 1 or move.fold or {"mean", "shared"}.intersection(move.pads)
+    }
     normed = {one.weight for one in plan.passages if one.norm}  # whose norms get gains that undo their statistics
     computed |= {one.dtype for one in plan.tensors if one.key in normed}
     return rounding_in_storage(getattr(torch, dtype) for dtype in computed)
@@ -105,9 +109,11 @@ def _rounding(plan: Plan) -> float:
 def _explained(certificate: Certificate, evidence: Evidence, measured: Deviation | None) -> Certificate:
     """Add where the computations part, if they do, and why."""
     limit = evidence.limit(measured.relative if measured else 1.0)
-    agreeing = sum(relative <= limit for _, relative, _ in evidence.found)
+    exact = measured is not None and certificate.within(measured) and certificate.exact
+    allowed = max(limit, certificate.rounding) if exact else limit
+    agreeing = sum(relative <= allowed for _, relative, _ in evidence.found)
     certificate = replace(certificate, agreeing=agreeing, compared=len(evidence.found))
-    if measured is not None and certificate.within(measured) and certificate.exact:
+    if exact:
         return certificate
     place, known = _place(evidence, limit, measured), list[str]()
     if place.target == "output":

@@ -195,6 +195,8 @@ def _works(module: nn.Module) -> bool:
 def unmatched(module: nn.Module, plan: Plan, side: int) -> set[str]:
     """Return the largest modules that hold tensors, none of which the plan gives a place of its own."""
     taken = [transfer.source if side == 0 else transfer.target for transfer in plan.transfers if not transfer.reused]
+    if side == 0:
+        taken += [move.fold for transfer in plan.transfers for move in transfer.moves if move.fold]
     served = {around for path in taken for around in _around(path.partition("[")[0])}
     stored = stored_tensors(module)
     holding = {path for key in stored if stored[key].is_floating_point() for path in _around(key.rpartition(".")[0])}
