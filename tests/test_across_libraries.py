@@ -86,6 +86,19 @@ def test_the_function_crosses_libraries(name: str, form: str, zoo: Any, tmp_path
     assert deviation(source, given, timm.create_model(architecture, **options), size) < 1e-4
 
 
+@pytest.mark.parametrize("name", sorted(PAIRS.keys() - {"swin_t"}))  # whose mask torchvision computes at every run
+def test_the_plan_foretells_it(name: str, zoo: Any) -> None:
+    timm, torchvision = zoo
+    build, architecture, options, size = PAIRS[name]
+    images = torch.randn(2, 3, size, size)
+    for back in (False, True):
+        models = [trained_like(build(torchvision)), trained_like(timm.create_model(architecture, **options))]
+        source, target = models[::-1] if back else models
+        report = tg.transfer(source, target)
+        assert report.plan.exact, report.plan.obstacles
+        assert tg.verify(source, target, report, images).exact
+
+
 def test_a_stride_tells_a_shortcut_from_its_neighbour(zoo: Any) -> None:
     """RegNet lists its shortcut first in torchvision and last in timm; both convolutions have one shape."""
     timm, torchvision = zoo
@@ -99,6 +112,10 @@ def test_a_head_may_be_linear_or_a_convolution(zoo: Any) -> None:
     source = trained_like(torchvision.models.mobilenet_v3_small())
     target = timm.create_model("tf_mobilenetv3_small_100", pad_type="", bn_eps=1e-3)
     assert deviation(source, source, target, 64) < 1e-4
+    plan = tg.plan(source, target)
+    assert plan.exact, plan.obstacles
+    other = tg.plan(source, timm.create_model("tf_mobilenetv3_small_100", pad_type="", bn_eps=1e-5))
+    assert other.obstacles[0].startswith("epsilon 0.001 → 1e-05 in BatchNorm")
 
 
 def test_a_model_is_read_again_when_it_changed() -> None:

@@ -2,6 +2,7 @@
 
 alignment residual branches matched as a whole
 holding   all layers placed, where all can be
+order     layers of one shape, told apart by what they read
 heads     what needs no place in a target without a head
 spans     the axes of a move as rows of products of groups
 election  which group of the source stands for which of the target
@@ -17,7 +18,7 @@ gates     new gates that let everything through
 
 from __future__ import annotations
 
-__all__ = ["Coupled", "align", "couple"]
+__all__ = ["Coupled", "align", "couple", "in_order_of_runs"]
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from torchgraft.couple.gates import open_gates
 from torchgraft.couple.handing import handings
 from torchgraft.couple.layouts import MapBook, Scales, lay_out
 from torchgraft.couple.norms import growths
+from torchgraft.couple.order import in_order_of_runs
 from torchgraft.couple.packing import packed_moves, packings
 from torchgraft.couple.passages import NOTHING, passages
 from torchgraft.records import Fill, Followed, Move, Passage, Setting, Transfer, UnitMap

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from torchgraft.axes import AxisGroups
-from torchgraft.couple import Coupled, align, couple
+from torchgraft.couple import Coupled, align, couple, in_order_of_runs
 from torchgraft.errors import PlanError
 from torchgraft.forecast import Forecast
 from torchgraft.kinds import DIMENSIONAL
@@ -130,6 +130,7 @@ def _drafted(
         aligned = align(pairs, matched.target, matched.source, found, method.score)
         if not matched.equal or _equal(aligned[0], target_layers, source_layers):
             pairs, placed, whole = aligned
+        pairs, placed = in_order_of_runs(pairs, placed, (target_layers, source_layers), found)
     first = input_pairs(pairs, target_layers)
     judged = bool(first) and method.is_pure() and pins == NO_PINS and not whole  # a user's score has its own scale
     unlike = judged and not is_alike(matched.match.score, pairs, target_layers, method.least)
