@@ -161,3 +161,27 @@ def test_queries_meet_queries_whichever_are_defined_first(order: str) -> None:
     x = torch.randn(2, 5, 16)
     assert torch.equal(target(x), source(x))
     assert plan.exact
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["to timm", "to transformers"])
+@pytest.mark.parametrize("wider", [False, True], ids=["deeper", "wider and deeper"])
+def test_a_resnet_grows_into_the_code_of_another_library(wider: bool, back: bool, zoo: Any) -> None:
+    """transformers defines the shortcut of a block first, timm last; doubled, its stages look like each other's."""
+    timm, transformers = zoo[0], pytest.importorskip("transformers")
+
+    def hub(depths: tuple[int, ...], width: int) -> nn.Module:
+        sizes = [width * factor for factor in (4, 8, 16, 32)]
+        config = transformers.ResNetConfig(num_labels=10, embedding_size=64, hidden_sizes=sizes, depths=depths)
+        return trained_like(transformers.ResNetForImageClassification(config)).double()
+
+    def other(depths: tuple[int, ...], width: int) -> nn.Module:
+        channels = [width * factor for factor in (1, 2, 4, 8)]
+        options = {"channels": channels, "num_classes": 10}
+        return trained_like(timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, depths, **options)).double()
+
+    first, second = (other, hub) if back else (hub, other)
+    source, target = first((1, 2, 1, 1), 8), second((2, 3, 1, 2), 20 if wider else 8)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    report = tg.transfer(source, target)
+    assert report.plan.exact, report.plan.obstacles
+    assert tg.verify(source, target, report, images).exact

@@ -11,12 +11,14 @@ __all__ = ["Side", "complete", "hold_all", "layer_look", "pair_scores", "side_of
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchgraft.axes import AxisGroups
+from torchgraft.axes.flow import Flow
 from torchgraft.kinds import DIMENSIONAL, family
 from torchgraft.records import Element, Layer, Pair
 from torchgraft.score import Scorer
@@ -37,7 +39,7 @@ class Side:
     ``free`` is the axis of inputs and of classes of the layers that have them, of which any number may meet any other;
     ``halved`` how often the places of a convolution's output were halved before, by number of the layer; ``norms`` are
     the batch norms behind layers, and the layer norms behind the sums that they are added to. ``spare`` are layers that
-    need no place.
+    need no place; ``flow`` is the run.
     """
 
     layers: Layers
@@ -45,6 +47,17 @@ class Side:
     halved: Mapping[int, int]
     norms: Mapping[int, int]
     spare: Collection[int] = ()
+    flow: Flow | None = None
+
+    def turns(self) -> list[int]:
+        """Return when each layer runs first; one that does not stands where it is defined."""
+        first: dict[int, int] = {}
+        if self.flow is not None:
+            homes = {spec.key: number for number, layer in enumerate(self.layers) for spec in layer.tensors}
+            keys = (self.flow.parameter(value) for step in self.flow.steps for value in step.inputs)
+            for number in (homes[key] for key in keys if key in homes):
+                first.setdefault(number, len(first))
+        return [first.get(number, number) for number in range(len(self.layers))]
 
     def singles(self) -> list[Element]:
         """Return every layer for itself, with its norm where that stands behind it."""
@@ -71,7 +84,7 @@ def side_of(elements: Sequence[Element], groups: AxisGroups, apart: Collection[s
     behind |= {norm.closing[-1]: gain for gain, norm in groups.post_norms.items()}
     norms = {home[key]: home[gain] for key, gain in behind.items() if key in home and gain in home}
     free = {mixing[0]: 1, mixing[-1]: 0} if len(mixing) > 1 else {}
-    return Side(layers, free, halved, norms, frozenset(home[key] for key in apart if key in home))
+    return Side(layers, free, halved, norms, frozenset(home[key] for key in apart if key in home), groups.flow)
 
 
 def complete(owner: Mapping[int, int], target: Side, source: Side) -> bool:
@@ -99,8 +112,9 @@ def hold_all(
 ) -> tuple[dict[int, Pair], dict[int, int]] | None:
     """Place all residual branches, blocks and single layers of the source in order, or return ``None``.
 
-    Layers that are left over take what the nearest placed ones of their sort take. Returns the pairs by number of the
-    target's layer, and the target's layer that each layer of the source serves first.
+    The order is that in which they are defined, or else that in which they run. Layers that are left over take what the
+    nearest placed ones of their sort take. Returns the pairs by number of the target's layer, and the target's layer
+    that each layer of the source serves first.
 
     Args:
         branches: the outermost branches of target and source.
@@ -110,10 +124,12 @@ def hold_all(
         scorer: scores layers.
     """
     single = target.singles(), sources[0].singles()
-    for kept, parts in ((branches, elements), (branches, single), (((), ()), elements), (((), ()), single)):
-        for source in sources:
+    ways = (branches, elements), (branches, single), (((), ()), elements), (((), ()), single)
+    for runs in (False, True):
+        turns = [one.turns() if runs else range(len(one.layers)) for one in (target, sources[0])]
+        for (kept, parts), source in product(ways, sources):
             sides = target, source
-            units = [_units(*one) for one in zip(kept, parts, sides, strict=True)]
+            units = [_units(*one) for one in zip(kept, parts, sides, turns, strict=True)]
             looks = [Counter(look for _, look in side) for side in units]
             places = None if looks[1] - looks[0] else _in_order(_gains(units, sides, scorer), _BESIDE)
             if places is not None:
@@ -169,8 +185,8 @@ def layer_look(layer: Layer) -> tuple[str, int]:
     return family(layer.kind), len(shape)
 
 
-def _units(branches: Sequence[Unit], elements: Sequence[Element], side: Side) -> list[Unit]:
-    """Return branches, and the other layers block by block, in the order of their first layers.
+def _units(branches: Sequence[Unit], elements: Sequence[Element], side: Side, turns: Sequence[int]) -> list[Unit]:
+    """Return branches, and the other layers block by block, in the order of their first layers by their ``turns``.
 
     A norm of the sum that a branch is added to belongs to the branch.
     """
@@ -187,7 +203,7 @@ def _units(branches: Sequence[Unit], elements: Sequence[Element], side: Side) ->
         left = [n for n in block if n not in inside and not element.layers[n - block.start].kind.startswith("buffer")]
         if left:
             units.append((tuple(left), tuple(layer_look(element.layers[n - block.start]) for n in left)))
-    return sorted(units, key=lambda unit: min(unit[0]))
+    return sorted(units, key=lambda unit: min(turns[number] for number in unit[0]))
 
 
 def _gains(units: Sequence[Sequence[Unit]], sides: Sequence[Side], scorer: Scorer) -> Floats:
