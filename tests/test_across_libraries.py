@@ -99,6 +99,16 @@ def test_the_plan_foretells_it(name: str, zoo: Any) -> None:
         assert tg.verify(source, target, report, images).exact
 
 
+@pytest.mark.parametrize("form", ["module", "state dict"])
+@pytest.mark.parametrize("name", ["transformers ViT", "transformers ResNet", "efficientnet_b0"])
+def test_and_back(name: str, form: str, zoo: Any) -> None:
+    timm, torchvision = zoo
+    build, architecture, options, size = PAIRS[name]
+    source = trained_like(timm.create_model(architecture, **options))
+    given: Any = source if form == "module" else dict(source.state_dict())
+    assert deviation(source, given, build(torchvision), size) < 1e-4
+
+
 def test_a_stride_tells_a_shortcut_from_its_neighbour(zoo: Any) -> None:
     """RegNet lists its shortcut first in torchvision and last in timm; both convolutions have one shape."""
     timm, torchvision = zoo

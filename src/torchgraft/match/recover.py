@@ -58,9 +58,16 @@ def fill_blocks(chosen: Chosen, target: Elements, source: Elements) -> Chosen:
 def _equal_layers(layers: Mapping[int, Layer], others: Mapping[int, Layer], chosen: Chosen) -> Chosen:
     """Pair equal layers of two blocks in order, wherever that serves more of them than ``chosen`` does.
 
-    Convolutions and linear layers come first: those that met in order stay together, and a stride tells a shortcut
-    from another one of equal shape. A batch norm stays with the convolution before it.
+    Convolutions and linear layers come first: those that follow in order what met stay together, then those that met
+    themselves, and a stride tells a shortcut from another one of equal shape. A batch norm stays with the convolution
+    before it.
     """
+
+    def following(t: int) -> int:
+        mixing = layers[t].kind in DIMENSIONAL
+        before = max((u for u in layers if u < t and u in chosen and layers[u].kind in DIMENSIONAL), default=-1)
+        return chosen[before].source + t - before if mixing and before >= 0 else -1
+
     better: Chosen = {}
     classes = dict.fromkeys(signature(layer) for layer in layers.values())
     for one in sorted(classes, key=lambda one: one[0] not in DIMENSIONAL):
@@ -69,11 +76,13 @@ def _equal_layers(layers: Mapping[int, Layer], others: Mapping[int, Layer], chos
         served = {chosen[t].source for t in own if t in chosen} & set(free)
         if len(served) == min(len(own), len(free)):
             continue
-        for t in own:
+        for t in sorted(own, key=lambda t: following(t) not in free):
             before, now = better.get(t - 1) or chosen.get(t - 1), chosen.get(t)
             alike = [s for s in free if layers[t].stride == others[s].stride] or free
             if one[0] == "batchnorm" and before is not None and before.source + 1 in free:
                 alike = [before.source + 1]
+            elif following(t) in alike:
+                alike = [following(t)]
             elif one[0] in DIMENSIONAL and now is not None and now.source in alike:
                 alike = [now.source]
             if alike:
