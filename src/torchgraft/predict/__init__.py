@@ -2,6 +2,7 @@
 
 sides      the groups of both networks, and what the plan does to them
 settings   the numbers in the code
+views      values that lie alike, by whatever operators
 walk       which steps of the target stand for which of the source
 units      whether every unit has one place
 statistics whether norms and sums over units give the same
