@@ -62,8 +62,13 @@ def test_narrower_keeps_the_largest() -> None:
     assert len(kept) == 5 and not {1, 4} & set(kept)
 
 
-def test_other_filters_are_an_obstacle() -> None:
-    source, target = _network(8, Blur(8), 0), _network(11, Blur(11, (1.0, 3.0, 1.0)), 1)
+@pytest.mark.parametrize(
+    ("width", "blur"),
+    [(11, Blur(11, (1.0, 3.0, 1.0))), (8, Blur(8, (1.0, 3.0, 1.0))), (8, Blur(8, odd=True))],
+    ids=["wider", "as wide", "of one channel"],
+)
+def test_other_filters_are_an_obstacle(width: int, blur: nn.Module) -> None:
+    source, target = _network(8, Blur(8), 0), _network(width, blur, 1)
     report = tg.transfer(source, target, inputs=X)
     assert not tg.verify(source, target, report, X).exact
     assert any("buffer 2.filters holds other values" in told for told in map(str, report.plan.obstacles))

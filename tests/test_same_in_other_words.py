@@ -131,6 +131,25 @@ def test_a_difference_has_an_order(swapped: bool) -> None:
     assert not exact and not told
 
 
+class Doubled(nn.Module):
+    """A sum in which the second summand counts twice."""
+
+    def __init__(self, swapped: bool) -> None:
+        super().__init__()
+        self.swapped, self.one, self.other, self.head = swapped, nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.one(x), torch.relu(self.other(x))
+        scores: Tensor = self.head(torch.add(b, a, alpha=2) if self.swapped else torch.add(a, b, alpha=2))
+        return scores
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_weighed_sum_has_an_order(swapped: bool) -> None:
+    told, exact, _ = _told(Doubled(False), Doubled(swapped), TOKENS)
+    assert exact == told == (not swapped)
+
+
 @pytest.mark.parametrize(("width", "layers"), [(64, 2), (128, 3)], ids=["equal", "larger"])
 @pytest.mark.parametrize("back", [False, True], ids=["to timm", "to transformers"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "with layer scales in timm"])

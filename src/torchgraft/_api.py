@@ -158,12 +158,16 @@ Held = Callable[[], nn.Module | None]
 
 
 def _alike(target: Held, source: Held, name: str, other: str) -> bool:
-    """Tell whether two buffers hold the same values, as far as that can be seen; repeated ones count once."""
+    """Tell whether two buffers hold the same values, as far as that can be seen.
+
+    What is the same for all units may be so for another number of them.
+    """
     modules = target(), source()
     if modules[0] is None or modules[1] is None:
         return True
     a, b = map(_once, (modules[0].get_buffer(name), modules[1].get_buffer(other)))
-    known = a.shape == b.shape and not a.is_meta and not b.is_meta
+    fit = a.ndim == b.ndim and all(t == s or 1 in (t, s) for t, s in zip(a.shape, b.shape, strict=True))
+    known = fit and not a.is_meta and not b.is_meta
     return not known or torch.allclose(a.to(b), b, rtol=1e-6, equal_nan=True)
 
 

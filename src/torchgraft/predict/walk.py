@@ -132,7 +132,7 @@ def _aligned(sides: Sides, mine: Step, other: Step, new: set[str]) -> list[tuple
         new.update(key for held in further.values() for key in held)
     if len(values[0]) != len(values[1]):
         return None
-    if names[0] in _COMMUTES and _crossed(sides, *values):
+    if names[0] in _COMMUTES and not mine.settings and _crossed(sides, *values):
         values[0].reverse()
     return list(zip(*values, strict=True))
 
